@@ -1,0 +1,34 @@
+//! What one plugin may use. The configuration sets it, the worker and the bridge both enforce it.
+
+use serde::{Deserialize, Serialize};
+
+/// The limits of one plugin, as they hold for it after its header and the configuration were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// CPU time of one hook call, in milliseconds.
+    pub cpu_ms: u64,
+    /// Wall time of one hook call without its waits in `http`, `sleep` and the like, in milliseconds.
+    pub wall_ms: u64,
+    /// Wall time of one hook call with all its waits, in milliseconds.
+    pub total_ms: u64,
+    /// The Lua heap, in bytes.
+    pub memory: usize,
+    /// A result, a payload to publish or an event's data as JSON, in bytes.
+    pub result: usize,
+    /// How deep a result may be nested.
+    pub depth: usize,
+    /// How many values a result may have in all.
+    pub nodes: usize,
+    /// Emits and publishes in one hook call.
+    pub outputs: usize,
+    /// Log lines a second.
+    pub logs_per_second: u32,
+    /// All state keys and values together, in bytes.
+    pub state: usize,
+    /// Event handlers and MQTT subscriptions together.
+    pub handlers: usize,
+    /// Timers.
+    pub timers: usize,
+    /// Messages that wait for the plugin.
+    pub mailbox: usize,
+}
