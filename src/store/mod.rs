@@ -1,1 +1,233 @@
-//! The store room.
+//! The state door: what outlives a restart, in one SQLite file. One thread writes; whatever waits for it is
+//! one commit. Knows plugins by their id only, never what their values mean.
+
+mod schema;
+mod writer;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::model::PluginId;
+
+/// Jobs that may wait for the writer. Whoever brings one more waits: nothing is dropped.
+const QUEUE: usize = 1024;
+
+/// The store. Cheap to clone; the last clone's end closes the file.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<writer::Job>,
+}
+
+/// One change, durable with the commit it is part of.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// Whose.
+    pub plugin: PluginId,
+    /// State or configuration.
+    pub space: Space,
+    /// The key.
+    pub key: String,
+    /// JSON; nothing deletes the key.
+    pub value: Option<Box<RawValue>>,
+}
+
+/// What a plugin keeps: two sets of keys that do not see each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// `jarvis.state`
+    State,
+    /// What `jarvis.config.set` has set.
+    Config,
+}
+
+/// All that is kept of one plugin.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// `jarvis.state`
+    pub state: BTreeMap<String, Box<RawValue>>,
+    /// What `jarvis.config.set` has set.
+    pub config: BTreeMap<String, Box<RawValue>>,
+}
+
+/// What can go wrong, by what a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or is not ours.
+    #[error("cannot open the state in `{path}`: {reason}")]
+    Open {
+        /// The file.
+        path: String,
+        /// What SQLite or the system said.
+        reason: String,
+    },
+    /// A newer version of the bridge wrote it.
+    #[error("the state in `{path}` was written by a newer version (schema {found}, this one knows {known}): install that version again, or move the file away to start afresh")]
+    TooNew {
+        /// The file.
+        path: String,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// A read or commit failed; nothing of it took effect.
+    #[error("the state could not be read or written: {0}")]
+    Failed(String),
+    /// The writer has ended.
+    #[error("the state is closed")]
+    Closed,
+}
+
+/// A commit on its way. Await it to learn whether it is durable.
+#[derive(Debug)]
+pub struct Commit(oneshot::Receiver<Result<(), String>>);
+
+impl Store {
+    /// Opens the file, made where it does not exist, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] and [`StoreError::TooNew`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self::over(schema::open(path)?))
+    }
+
+    /// An empty store that forgets everything at its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`], when there is no memory for it.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        Ok(Self::over(schema::open_memory()?))
+    }
+
+    /// A copy of the file in memory: it can be read and written, and nothing reaches the file. Where there
+    /// is no file, it is empty.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] and [`StoreError::TooNew`].
+    pub fn copy_of(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self::over(schema::open_copy(path)?))
+    }
+
+    fn over(connection: rusqlite::Connection) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        writer::start(connection, queue);
+        Self { jobs }
+    }
+
+    /// Hands over changes to be committed together. Commits happen in the order of these calls.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<Commit, StoreError> {
+        let (done, commit) = oneshot::channel();
+        self.send(writer::Job::Commit { writes, done }).await?;
+        Ok(Commit(commit))
+    }
+
+    /// Reads all that is kept of a plugin, every earlier commit included.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] and [`StoreError::Closed`].
+    pub async fn kept(&self, plugin: &PluginId) -> Result<Kept, StoreError> {
+        let (done, kept) = oneshot::channel();
+        self.send(writer::Job::Kept { plugin: plugin.clone(), done }).await?;
+        kept.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
+    }
+
+    /// Reads a note of the bridge's own.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] and [`StoreError::Closed`].
+    pub async fn note(&self, key: &'static str) -> Result<Option<String>, StoreError> {
+        let (done, note) = oneshot::channel();
+        self.send(writer::Job::Note { key, done }).await?;
+        note.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
+    }
+
+    /// Keeps a note of the bridge's own.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] and [`StoreError::Closed`].
+    pub async fn keep_note(&self, key: &'static str, value: String) -> Result<(), StoreError> {
+        let (done, kept) = oneshot::channel();
+        self.send(writer::Job::KeepNote { key, value, done }).await?;
+        kept.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
+    }
+
+    async fn send(&self, job: writer::Job) -> Result<(), StoreError> {
+        self.jobs.send(job).await.map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Commit {
+    /// Waits until it is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]: nothing of it took effect. [`StoreError::Closed`]: nobody knows.
+    pub async fn durable(self) -> Result<(), StoreError> {
+        self.0.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PluginId, Space, Store, StoreError, Write};
+    use serde_json::value::to_raw_value;
+
+    fn write(key: &str, value: Option<i64>) -> Write {
+        let value = value.map(|value| to_raw_value(&value).unwrap());
+        Write { plugin: PluginId::parse("lamp").unwrap(), space: Space::State, key: key.into(), value }
+    }
+
+    async fn keys(store: &Store) -> Vec<(String, String)> {
+        let kept = store.kept(&PluginId::parse("lamp").unwrap()).await.unwrap();
+        kept.state.into_iter().map(|(key, value)| (key, value.get().to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_opening_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let store = Store::open(&path).unwrap();
+        let commits =
+            [vec![write("a", Some(1)), write("b", Some(2))], vec![write("a", None), write("b", Some(3))]];
+        for writes in commits {
+            store.commit(writes).await.unwrap().durable().await.unwrap();
+        }
+        store.keep_note("client_id", "x".into()).await.unwrap();
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(keys(&store).await, [("b".into(), "3".into())]);
+        assert_eq!(store.note("client_id").await.unwrap().as_deref(), Some("x"));
+    }
+
+    #[tokio::test]
+    async fn a_copy_changes_nothing_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let store = Store::open(&path).unwrap();
+        store.commit(vec![write("a", Some(1))]).await.unwrap().durable().await.unwrap();
+        let copy = Store::copy_of(&path).unwrap();
+        copy.commit(vec![write("a", Some(2))]).await.unwrap().durable().await.unwrap();
+        assert_eq!(keys(&copy).await, [("a".into(), "2".into())]);
+        assert_eq!(keys(&store).await, [("a".into(), "1".into())]);
+        let missing = directory.path().join("nowhere.db");
+        assert!(keys(&Store::copy_of(&missing).unwrap()).await.is_empty());
+        assert!(!missing.exists());
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_or_of_somebody_else_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        drop(Store::open(&path).unwrap());
+        let raw = rusqlite::Connection::open(&path).unwrap();
+        raw.pragma_update(None, "user_version", 99).unwrap();
+        drop(raw);
+        assert!(matches!(Store::open(&path), Err(StoreError::TooNew { found: 99, .. })));
+        std::fs::write(directory.path().join("text.db"), "this is not a database, it is a text").unwrap();
+        assert!(matches!(Store::open(&directory.path().join("text.db")), Err(StoreError::Open { .. })));
+    }
+}

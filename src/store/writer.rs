@@ -1,0 +1,135 @@
+//! The one thread that touches the file.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Kept, Space, Write};
+use crate::model::PluginId;
+
+/// Commits taken together at most; more than the bridge has in flight at once.
+const GROUP: usize = 256;
+
+type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+pub(super) enum Job {
+    Commit { writes: Vec<Write>, done: Reply<()> },
+    Kept { plugin: PluginId, done: Reply<Kept> },
+    Note { key: &'static str, done: Reply<Option<String>> },
+    KeepNote { key: &'static str, value: String, done: Reply<()> },
+}
+
+/// Starts the thread; it ends when every handle of the store is gone.
+pub(super) fn start(connection: Connection, queue: mpsc::Receiver<Job>) {
+    let thread = std::thread::Builder::new().name("store".into()).stack_size(512 * 1024);
+    // Where no thread can be had the queue is dropped with the closure, and every call says `Closed`.
+    if let Err(error) = thread.spawn(move || run(connection, queue)) {
+        tracing::error!(%error, "the state writer could not start");
+    }
+}
+
+fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+    let mut group = Vec::new();
+    let mut next = None;
+    while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
+        let Job::Commit { writes, done } = job else {
+            answer(&connection, job);
+            continue;
+        };
+        group.push((writes, done));
+        while group.len() < GROUP {
+            match queue.try_recv() {
+                Ok(Job::Commit { writes, done }) => group.push((writes, done)),
+                Ok(other) => {
+                    next = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        commit_group(&mut connection, &mut group);
+    }
+}
+
+/// One transaction for all; where that fails, one for each, so that only the culprit fails.
+fn commit_group(connection: &mut Connection, group: &mut Vec<(Vec<Write>, Reply<()>)>) {
+    let together = apply(connection, group.iter().flat_map(|(writes, _)| writes));
+    let alone = group.len() == 1;
+    for (writes, done) in group.drain(..) {
+        let result = match &together {
+            Ok(()) => Ok(()),
+            Err(error) if alone => Err(error.to_string()),
+            Err(_) => apply(connection, writes.iter()).map_err(|error| error.to_string()),
+        };
+        // A caller that is gone does not want to know.
+        let _ = done.send(result);
+    }
+}
+
+fn apply<'a>(
+    connection: &mut Connection,
+    writes: impl Iterator<Item = &'a Write>,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for write in writes {
+        let (put, delete) = match write.space {
+            Space::State => {
+                ("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", "DELETE FROM state WHERE plugin = ? AND key = ?")
+            }
+            Space::Config => (
+                "INSERT OR REPLACE INTO config VALUES (?, ?, ?)",
+                "DELETE FROM config WHERE plugin = ? AND key = ?",
+            ),
+        };
+        match &write.value {
+            Some(value) => transaction
+                .prepare_cached(put)?
+                .execute(params![write.plugin.as_str(), write.key, value.get()])?,
+            None => transaction.prepare_cached(delete)?.execute(params![write.plugin.as_str(), write.key])?,
+        };
+    }
+    transaction.commit()
+}
+
+/// Reads, and notes of the bridge's own. An answer nobody waits for any more is dropped.
+fn answer(connection: &Connection, job: Job) {
+    match job {
+        Job::Commit { .. } => {}
+        Job::Kept { plugin, done } => {
+            let _ = done.send(kept(connection, &plugin));
+        }
+        Job::Note { key, done } => {
+            let note = connection
+                .query_row("SELECT value FROM note WHERE key = ?", [key], |row| row.get(0))
+                .optional()
+                .map_err(|error| error.to_string());
+            let _ = done.send(note);
+        }
+        Job::KeepNote { key, value, done } => {
+            let kept = connection
+                .execute("INSERT OR REPLACE INTO note VALUES (?, ?)", params![key, value])
+                .map(|_| ())
+                .map_err(|error| error.to_string());
+            let _ = done.send(kept);
+        }
+    }
+}
+
+fn kept(connection: &Connection, plugin: &PluginId) -> Result<Kept, String> {
+    let read = |query: &str| -> Result<_, String> {
+        let mut statement = connection.prepare_cached(query).map_err(|error| error.to_string())?;
+        let rows = statement
+            .query_map([plugin.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+            .map_err(|error| error.to_string())?;
+        rows.map(|row| {
+            let (key, value) = row.map_err(|error| error.to_string())?;
+            let value = RawValue::from_string(value).map_err(|error| format!("`{key}`: {error}"))?;
+            Ok((key, value))
+        })
+        .collect()
+    };
+    Ok(Kept {
+        state: read("SELECT key, value FROM state WHERE plugin = ?")?,
+        config: read("SELECT key, value FROM config WHERE plugin = ?")?,
+    })
+}
