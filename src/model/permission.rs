@@ -53,6 +53,9 @@ impl Permission {
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
 fn parse_host(text: &str) -> Result<Permission, String> {
+    if text.contains('/') {
+        return Err(not_a_host(text));
+    }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or("a `[` without its `]`")?;
@@ -68,13 +71,17 @@ fn parse_host(text: &str) -> Result<Permission, String> {
     };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if host.is_empty() || (!text.starts_with('[') && !host.bytes().all(is_name)) {
-        return Err(format!(
-            "`{text}` is not a host: write a name or address without scheme and path, as in \
-             `http:api.example.com`; put an IPv6 address in brackets"
-        ));
+        return Err(not_a_host(text));
     }
     let port = port.map(str::parse).transpose().map_err(|_| format!("`{text}` has no valid port"))?;
     Ok(Permission::Http { host: host.to_ascii_lowercase(), port })
+}
+
+fn not_a_host(text: &str) -> String {
+    format!(
+        "`{text}` is not a host: write a name or address without scheme and path, as in \
+         `http:api.example.com`; put an IPv6 address in brackets"
+    )
 }
 
 /// Whether one of these permissions allows publishing to a topic.

@@ -68,10 +68,10 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let found = version(connection).map_err(|error| failed(path, &error))?;
     check_version(found, path)?;
     let apply = |connection: &mut Connection| -> rusqlite::Result<()> {
-        for (index, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+        for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
             let transaction = connection.transaction()?;
             transaction.execute_batch(migration)?;
-            transaction.pragma_update(None, "user_version", index + 1)?;
+            transaction.pragma_update(None, "user_version", version)?;
             transaction.commit()?;
         }
         Ok(())
