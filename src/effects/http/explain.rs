@@ -32,9 +32,22 @@ fn explain_tls(place: &str, error: &rustls::Error) -> String {
             format!("`{place}` does not speak TLS on this port: is `http://` meant?")
         }
         Error::InvalidCertificate(reason) => {
-            format!("the certificate of `{place}` is not valid: {}", shortened(&reason.to_string()))
+            format!("the certificate of `{place}` is not valid: {}", explain_certificate(reason))
         }
         other => format!("no secure connection to `{place}`: {}", shortened(&other.to_string())),
+    }
+}
+
+fn explain_certificate(error: &rustls::CertificateError) -> String {
+    use rustls::CertificateError as Bad;
+    match error {
+        Bad::UnknownIssuer => "nobody whom this machine trusts has signed it".into(),
+        Bad::Expired | Bad::ExpiredContext { .. } => "it has expired".into(),
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+            "it is not valid yet; is this machine's clock right?".into()
+        }
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => "it is for another name".into(),
+        other => shortened(&other.to_string()),
     }
 }
 
