@@ -79,6 +79,10 @@ pub enum SourceError {
 pub fn read(path: &Path, root: &Path) -> Result<Source, SourceError> {
     let file = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
     let bytes = read_bytes(path, &file)?;
+    // Before the question whether it is text: bytecode never is, and that answer would not help.
+    if is_bytecode(&bytes) {
+        return Err(SourceError::Bytecode { file });
+    }
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -87,11 +91,7 @@ pub fn read(path: &Path, root: &Path) -> Result<Source, SourceError> {
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
         SourceError::NotUtf8 { file: file.clone(), offset, line }
     });
-    let text = without_shebang(text?);
-    if text.trim_start_matches('\n').as_bytes().first() == Some(&BYTECODE) {
-        return Err(SourceError::Bytecode { file });
-    }
-    Ok(Source { file_name: file, text, hash: hasher.finish() })
+    Ok(Source { file_name: file, text: without_shebang(text?), hash: hasher.finish() })
 }
 
 fn read_bytes(path: &Path, file: &str) -> Result<Vec<u8>, SourceError> {
@@ -120,6 +120,13 @@ fn read_bytes(path: &Path, file: &str) -> Result<Vec<u8>, SourceError> {
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// Looks where Lua looks: at the beginning, or behind a first line that begins with `#`.
+fn is_bytecode(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let first = if bytes.starts_with(b"#") { bytes.split(|byte| *byte == b'\n').nth(1) } else { Some(bytes) };
+    first.is_some_and(|line| line.first() == Some(&BYTECODE))
 }
 
 /// Drops a byte-order mark and empties a first line such as `#!/usr/bin/lua`, whose line break stays.
@@ -172,7 +179,8 @@ mod tests {
             assert_eq!(read_content(content).unwrap_err().to_string(), expect);
         };
         check(b"-- @id a\n-- caf\xe9\n", "x.lua:2: is not UTF-8 from byte 15 on: save the file as UTF-8");
-        check(b"\x1bLua\x54", "x.lua: is Lua bytecode: put the source here");
+        check(b"\x1bLua\x54\0\x19\x93\r\n\x1a\n", "x.lua: is Lua bytecode: put the source here");
+        check(b"\xef\xbb\xbf\x1bLua", "x.lua: is Lua bytecode: put the source here");
         check(b"#!/usr/bin/lua\n\x1bLua", "x.lua: is Lua bytecode: put the source here");
         check(&[b' '; MAX_SOURCE as usize + 1], "x.lua: is larger than 1 MiB, the most a plugin may have");
         assert_eq!(read_content(&[b' '; MAX_SOURCE as usize]).unwrap().text.len() as u64, MAX_SOURCE);

@@ -1,7 +1,5 @@
 //! One request of a chain of redirects: read from what a plugin asks, or made from a redirect. Sends nothing.
 
-use std::fmt;
-
 use bytes::Bytes;
 use reqwest::{
     Method, StatusCode, Url,
@@ -129,13 +127,6 @@ impl Hop {
             return Err(failure("a URL that is too long"));
         }
         Ok(url)
-    }
-}
-
-/// Leaves out path, query, headers and body: they may hold secrets, and this may reach a log.
-impl fmt::Debug for Hop {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.method, self.place())
     }
 }
 

@@ -153,13 +153,17 @@ impl Asker<'_> {
 
     fn not_named(&self, name: &str, refused: SocketAddr) -> Refusal {
         let address = refused.ip().to_canonical();
+        let name = shortened(name);
+        // What filters such as Pi-hole answer. To allow this address would be no remedy: it is this machine.
+        if address.is_unspecified() {
+            return Refusal::Failure(format!("`{name}` is blocked by this network's name server"));
+        }
         let kind = kind_of(address);
         let permission = Permission::Http { host: address.to_string(), port: None };
         Refusal::Mistake(format!(
-            "`{}` may not reach `{}`: it leads to {address}, {kind}; if that is meant, add `{permission}` to \
+            "`{}` may not reach `{name}`: it leads to {address}, {kind}; if that is meant, add `{permission}` to \
              its @permissions",
-            self.plugin,
-            shortened(name)
+            self.plugin
         ))
     }
 }

@@ -463,6 +463,7 @@ fn lead(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         "self" | "self.example.com" | "localhost" => &["127.0.0.1"],
         "mapped.example.com" => &["::ffff:127.0.0.1"],
         "nowhere.example.com" => &[],
+        "ads.example.com" => &["0.0.0.0"],
         _ => return Err(io::Error::other("no such name")),
     };
     Ok(addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), port)).collect())
@@ -519,6 +520,8 @@ async fn a_name_leads_only_to_addresses_that_are_public_or_named() {
     check(&["http:localhost"], "http://localhost/", Ok(&["127.0.0.1:80"])).await;
     check(&["http:nowhere.example.com"], "http://nowhere.example.com/", Err("has no address")).await;
     check(&["http:x.example.com"], "http://x.example.com/", Err("`x.example.com` cannot be found: no such"))
+        .await;
+    check(&["http:ads.example.com"], "http://ads.example.com/", Err("is blocked by this network's name"))
         .await;
     check(&["http:10.0.0.1"], "http://10.0.0.1/", Ok(&[])).await;
 }

@@ -89,7 +89,7 @@ function on_chat(message) end
     );
 }
 
-/// The three examples of the Jarvis document, as they stand there.
+/// The headers of the three examples in the Jarvis document, and how their code begins.
 #[test]
 fn the_documented_plugins_are_read() {
     let check = |id: &str, name: &str, description: &str, code: &str| {
