@@ -1,1 +1,3 @@
 //! The effects room.
+
+pub mod http;

@@ -1,1 +1,4 @@
 //! The plugin room.
+
+pub mod manifest;
+pub mod source;
