@@ -1,3 +1,150 @@
-//! The effects room.
+//! What plugins may do to the world: permission and quota first, then the deed. Knows no Lua and no process.
 
+pub mod bus;
+mod cause;
+mod check;
 pub mod http;
+mod log;
+mod subscriptions;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::value::{RawValue, to_raw_value};
+
+pub use self::{bus::Bus, cause::Cause, check::{check, is_output}, http::HttpClient, log::LogGate};
+use crate::{
+    model::{
+        Permission, PluginId, Topic,
+        frame::{Effect, HttpRequest, Publish, Refusal},
+    },
+    store::{Commit, Space, Store, StoreError, Write},
+};
+
+/// The doors to the world that plugins share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Effects {
+    http: HttpClient,
+    store: Store,
+    bus: Bus,
+    base: Topic,
+}
+
+/// What a request of a running call comes to.
+pub type Granted = Result<Box<RawValue>, Refusal>;
+
+impl Effects {
+    /// Puts the doors together. `base` is the bridge's own first topic levels.
+    #[must_use]
+    pub fn new(http: HttpClient, store: Store, bus: Bus, base: Topic) -> Self {
+        Self { http, store, bus, base }
+    }
+
+    /// Where events, publishes and subscriptions go.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// What outlives a restart.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The first levels of the bridge's own topics.
+    #[must_use]
+    pub fn base(&self) -> &Topic {
+        &self.base
+    }
+
+    /// Hands the state and configuration writes among some effects to the store; nothing where there are
+    /// none.
+    ///
+    /// # Errors
+    /// When the store is closed.
+    pub async fn commit(&self, plugin: &PluginId, effects: &[Effect]) -> Result<Option<Commit>, StoreError> {
+        let writes: Vec<Write> = effects.iter().filter_map(|effect| write(plugin, effect)).collect();
+        if writes.is_empty() {
+            return Ok(None);
+        }
+        self.store.commit(writes).await.map(Some)
+    }
+
+    /// `jarvis.http.*`
+    ///
+    /// # Errors
+    /// As [`HttpClient::run`] says.
+    pub async fn fetch(&self, plugin: &PluginId, may: &[Permission], request: HttpRequest) -> Granted {
+        let response = self.http.run(plugin, may, request).await?;
+        to_raw_value(&response).map_err(|error| Refusal::Failure(error.to_string()))
+    }
+
+    /// `jarvis.sleep`; the worker has checked the length, here it is only bounded.
+    pub async fn sleep(&self, milliseconds: u64) -> Granted {
+        tokio::time::sleep(Duration::from_millis(milliseconds.min(5_000))).await;
+        Ok(null())
+    }
+
+    /// `jarvis.mqtt.publish` with `{now = true}`.
+    ///
+    /// # Errors
+    /// When the plugin may not.
+    pub async fn publish_now(
+        &self,
+        plugin: &PluginId,
+        may: &[Permission],
+        publish: Publish,
+        cause: &Cause,
+    ) -> Granted {
+        check::publish(plugin, may, &self.base, &publish.topic).map_err(Refusal::Mistake)?;
+        self.bus.publish(publish, cause).await;
+        Ok(null())
+    }
+
+    /// `jarvis.mqtt.get`: the last value seen on a topic within one of the plugin's own subscriptions.
+    ///
+    /// # Errors
+    /// When the plugin may not read that topic.
+    pub fn last_value(&self, plugin: &PluginId, topic: &str) -> Granted {
+        let value = self.bus.last_value(plugin, topic);
+        Ok(value.and_then(|payload| to_raw_value(&payload).ok()).unwrap_or_else(null))
+    }
+}
+
+/// JSON null.
+fn null() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
+}
+
+fn write(plugin: &PluginId, effect: &Effect) -> Option<Write> {
+    let (space, key, value) = match effect {
+        Effect::State { key, value } => (Space::State, key, value),
+        Effect::Config { key, value } => (Space::Config, key, value),
+        Effect::Emit { .. }
+        | Effect::Publish(_)
+        | Effect::Say(_)
+        | Effect::On { .. }
+        | Effect::Subscribe { .. }
+        | Effect::Off { .. }
+        | Effect::Timer { .. }
+        | Effect::CancelTimer { .. } => return None,
+    };
+    Some(Write { plugin: plugin.clone(), space, key: key.clone(), value: value.clone() })
+}
+
+/// An [`Effects`] for embedders and single calls: state in the given store, nothing published.
+impl Effects {
+    /// Puts together doors of which the bus leads nowhere.
+    #[must_use]
+    pub fn without_bus(store: Store, http: http::Config, base: Topic) -> Self {
+        Self::new(HttpClient::new(http), store, Bus::nowhere(), base)
+    }
+}
+
+/// Shared by the modules of this room.
+type Shared<T> = Arc<std::sync::Mutex<T>>;
+
+/// Locks a mutex whose sections are short and do not panic; a poisoned one is taken as it is.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

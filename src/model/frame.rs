@@ -113,7 +113,7 @@ pub enum Target {
 }
 
 /// A call's arguments.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
     /// None: `on_startup`, `on_shutdown`, `health`, timers (whose data the worker keeps).

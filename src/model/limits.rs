@@ -32,3 +32,25 @@ pub struct Limits {
     /// Messages that wait for the plugin.
     pub mailbox: usize,
 }
+
+/// The figures of the shipped `config/default.toml`, for embedders that bring no configuration; a test of the
+/// configuration holds the two together.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu_ms: 250,
+            wall_ms: 5_000,
+            total_ms: 60_000,
+            memory: 16 << 20,
+            result: 256 << 10,
+            depth: 32,
+            nodes: 20_000,
+            outputs: 64,
+            logs_per_second: 50,
+            state: 1 << 20,
+            handlers: 64,
+            timers: 64,
+            mailbox: 256,
+        }
+    }
+}

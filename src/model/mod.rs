@@ -15,3 +15,9 @@ pub use id::PluginId;
 pub use limits::Limits;
 pub use permission::Permission;
 pub use topic::{Filter, Topic};
+
+/// The time of now as every message bears it: RFC 3339, UTC, milliseconds.
+#[must_use]
+pub fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}

@@ -52,6 +52,13 @@ impl Topic {
     }
 }
 
+/// The base topic that the shipped configuration has.
+impl Default for Topic {
+    fn default() -> Self {
+        Self("jarvis".into())
+    }
+}
+
 impl Filter {
     /// Reads a topic filter.
     ///

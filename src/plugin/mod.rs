@@ -1,4 +1,34 @@
-//! The plugin room.
+//! What a plugin is and how it lives: its header, its registry entry, its mailbox, its worker's turns, its
+//! reload. Knows nothing of topics and payloads.
+//!
+//! Reading order: `files` finds plugins, `manager` loads them, `actor` runs one, `registry` asks them.
 
+mod actor;
+mod blueprint;
+mod context;
+mod ears;
+mod files;
+mod filter;
+mod mail;
+mod manager;
 pub mod manifest;
+mod notice;
+mod perform;
+mod registry;
+mod runner;
+mod sandbox;
+mod shared;
 pub mod source;
+mod stats;
+mod watch;
+
+pub use self::{
+    blueprint::Settings,
+    filter::{Filtered, Stop},
+    mail::{Event, Heard, Step},
+    notice::Notice,
+    registry::{Asked, PluginDetails, PluginInfo, Registry, response_of},
+    sandbox::{Builder, Plugin, PluginManager, Sandbox, SetupError},
+    shared::State,
+    stats::PluginHealth,
+};

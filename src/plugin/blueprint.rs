@@ -1,0 +1,114 @@
+//! All that a worker is made from, kept in memory so that a fresh one can be made at any time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{
+    manifest::{Fault, Manifest},
+    source::Source,
+};
+use crate::model::{
+    Limits, Permission, Topic,
+    frame::{About, Load, Snapshot},
+};
+
+/// What the configuration says about plugins.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What each may use where its header asks for nothing else.
+    pub limits: Limits,
+    /// How far `@timeout` counts, in milliseconds.
+    pub max_timeout_ms: u64,
+    /// How far `@memory` counts, in bytes.
+    pub max_memory: usize,
+    /// IANA name for `jarvis.time`.
+    pub timezone: String,
+    /// First levels of the bridge's own topics.
+    pub base: Topic,
+    /// The operator's values, by plugin id.
+    pub values: BTreeMap<String, Map<String, Value>>,
+}
+
+/// One version of one plugin, checked.
+#[derive(Debug)]
+pub(super) struct Blueprint {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) permissions: Vec<Permission>,
+    pub(super) limits: Limits,
+    pub(super) source: Source,
+    config: BTreeMap<String, Box<RawValue>>,
+    timezone: String,
+    base: Topic,
+}
+
+impl Blueprint {
+    /// Joins a plugin's header and source with the operator's values.
+    ///
+    /// # Errors
+    /// Every permission that cannot be read with those values in place.
+    pub(super) fn draw(
+        manifest: Manifest,
+        source: Source,
+        settings: &Settings,
+    ) -> Result<Self, Vec<Fault>> {
+        let operator = settings.values.get(manifest.id.as_str());
+        let operator: BTreeMap<String, Value> =
+            operator.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let permissions = manifest.permissions(&operator)?;
+        let values = manifest.config.iter().chain(&operator);
+        let config = values.filter_map(|(key, value)| Some((key.clone(), to_raw_value(value).ok()?)));
+        Ok(Self {
+            permissions,
+            limits: limits(&manifest, settings),
+            config: config.collect(),
+            timezone: settings.timezone.clone(),
+            base: settings.base.clone(),
+            manifest: Arc::new(manifest),
+            source,
+        })
+    }
+
+    /// The first frame of a worker.
+    pub(super) fn load(&self, snapshot: Snapshot) -> Load {
+        let manifest = &self.manifest;
+        Load {
+            about: About {
+                id: manifest.id.to_string(),
+                name: manifest.name.clone(),
+                version: manifest.version.to_string(),
+                author: manifest.author.clone(),
+                description: manifest.description.clone(),
+            },
+            chunk: self.source.file_name.clone(),
+            source: self.source.text.clone(),
+            permissions: self.permissions.clone(),
+            limits: self.limits.clone(),
+            timezone: self.timezone.clone(),
+            base_topic: self.base.to_string(),
+            snapshot,
+        }
+    }
+
+    /// What the worker sees, from what is kept.
+    pub(super) fn snapshot(&self, kept: crate::store::Kept) -> Snapshot {
+        Snapshot { state: kept.state, config: self.config.clone(), overrides: kept.config }
+    }
+}
+
+/// A header's wishes, as far as the configuration lets them count.
+fn limits(manifest: &Manifest, settings: &Settings) -> Limits {
+    let mut limits = settings.limits.clone();
+    if let Some(timeout) = manifest.timeout_ms {
+        let most = settings.max_timeout_ms.max(limits.wall_ms);
+        limits.wall_ms = timeout.clamp(1, most);
+        limits.cpu_ms = limits.cpu_ms.min(limits.wall_ms);
+    }
+    if let Some(memory) = manifest.memory {
+        limits.memory = memory.min(settings.max_memory.max(limits.memory));
+    }
+    limits
+}

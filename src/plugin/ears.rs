@@ -1,0 +1,158 @@
+//! What one plugin listens to: its event handlers, its subscriptions, its timers. Knows numbers, no Lua.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use crate::model::{Filter, message::EventInfo, message::MqttMessage, message::event_matches};
+
+/// Topics whose replayed value a handler has had; beyond it, replays may come again.
+const MAX_REPLAYED: usize = 1_000;
+
+/// Handlers and timers of one worker. A fresh worker starts with none.
+#[derive(Debug, Default)]
+pub(super) struct Ears {
+    events: Vec<EventEar>,
+    messages: Vec<MessageEar>,
+    timers: Vec<Timer>,
+}
+
+#[derive(Debug)]
+struct EventEar {
+    handler: u64,
+    pattern: String,
+    priority: i64,
+    once: bool,
+}
+
+#[derive(Debug)]
+struct MessageEar {
+    /// Nothing stands for the hook `on_mqtt`.
+    handler: Option<u64>,
+    filter: Filter,
+    retained: bool,
+    replayed: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    number: u64,
+    due: Instant,
+    every: Option<Duration>,
+    busy: bool,
+}
+
+impl Ears {
+    /// `jarvis.events.on`
+    pub(super) fn on(&mut self, handler: u64, pattern: String, priority: i64, once: bool) {
+        self.events.push(EventEar { handler, pattern, priority, once });
+        self.events.sort_by_key(|ear| (ear.priority, ear.handler));
+    }
+
+    /// `jarvis.mqtt.subscribe`, or `@subscribe` where there is no handler.
+    pub(super) fn subscribe(&mut self, handler: Option<u64>, filter: Filter, retained: bool) {
+        self.messages.push(MessageEar { handler, filter, retained, replayed: HashSet::new() });
+    }
+
+    /// Drops a handler; gives the filter that it listened to, where it was a subscription.
+    pub(super) fn off(&mut self, handler: u64) -> Option<Filter> {
+        self.events.retain(|ear| ear.handler != handler);
+        let place = self.messages.iter().position(|ear| ear.handler == Some(handler))?;
+        Some(self.messages.remove(place).filter)
+    }
+
+    /// The handlers an event is for, in their order. `once` ones are gone with this.
+    pub(super) fn hear(&mut self, event: &EventInfo) -> Vec<u64> {
+        let matches =
+            |ear: &EventEar| event_matches(&ear.pattern, &event.name, event.plugin.as_deref());
+        let handlers = self.events.iter().filter(|ear| matches(ear)).map(|ear| ear.handler).collect();
+        self.events.retain(|ear| !(ear.once && matches(ear)));
+        handlers
+    }
+
+    /// The handlers a message is for; nothing stands for `on_mqtt`. A replayed value comes once to each.
+    pub(super) fn receive(&mut self, filter: &Filter, message: &MqttMessage) -> Vec<Option<u64>> {
+        let mut wants = |ear: &mut MessageEar| {
+            if &ear.filter != filter || !message.retained {
+                return &ear.filter == filter;
+            }
+            let fresh = ear.replayed.len() >= MAX_REPLAYED || ear.replayed.insert(message.topic.clone());
+            ear.retained && fresh
+        };
+        self.messages.iter_mut().filter_map(|ear| wants(ear).then_some(ear.handler)).collect()
+    }
+
+    /// The event patterns, for the registry.
+    pub(super) fn patterns(&self) -> Vec<String> {
+        self.events.iter().map(|ear| ear.pattern.clone()).collect()
+    }
+
+    /// The filters, one for each handler.
+    pub(super) fn filters(&self) -> impl Iterator<Item = &Filter> {
+        self.messages.iter().map(|ear| &ear.filter)
+    }
+
+    /// `jarvis.timer.after` and `.every`.
+    pub(super) fn set_timer(&mut self, number: u64, delay: Duration, repeat: bool) {
+        let due = Instant::now() + delay;
+        let every = repeat.then_some(delay.max(Duration::from_millis(1)));
+        self.timers.push(Timer { number, due, every, busy: false });
+    }
+
+    /// `jarvis.timer.cancel`
+    pub(super) fn cancel_timer(&mut self, number: u64) {
+        self.timers.retain(|timer| timer.number != number);
+    }
+
+    /// When the next timer fires.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.iter().filter(|timer| !timer.busy).map(|timer| timer.due).min()
+    }
+
+    /// The timers that fire now. One that repeats does not fire again before it has ended.
+    pub(super) fn fire(&mut self, now: Instant) -> Vec<u64> {
+        let mut due: Vec<(Instant, u64)> = Vec::new();
+        for timer in self.timers.iter_mut().filter(|timer| !timer.busy && timer.due <= now) {
+            due.push((timer.due, timer.number));
+            timer.busy = true;
+            if let Some(every) = timer.every {
+                // What was missed is not made up for: the next one is the first that is still to come.
+                let missed = now.duration_since(timer.due).as_nanos() / every.as_nanos() + 1;
+                timer.due += every * u32::try_from(missed).unwrap_or(u32::MAX);
+            }
+        }
+        due.sort_unstable();
+        due.into_iter().map(|(_, number)| number).collect()
+    }
+
+    /// A timer's function has ended.
+    pub(super) fn fired(&mut self, number: u64) {
+        self.timers.retain(|timer| timer.number != number || timer.every.is_some());
+        if let Some(timer) = self.timers.iter_mut().find(|timer| timer.number == number) {
+            timer.busy = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::Ears;
+
+    #[test]
+    fn a_repeating_timer_waits_for_itself_and_skips_what_it_missed() {
+        let mut ears = Ears::default();
+        ears.set_timer(1, Duration::from_secs(1), true);
+        ears.set_timer(2, Duration::from_secs(2), false);
+        let now = Instant::now() + Duration::from_secs(5);
+        assert_eq!(ears.fire(now), [1, 2]);
+        assert_eq!(ears.next_timer(), None, "both are busy");
+        ears.fired(1);
+        ears.fired(2);
+        let next = ears.next_timer().unwrap();
+        assert!(next > now && next <= now + Duration::from_secs(1));
+        assert!(ears.fire(now).is_empty());
+    }
+}

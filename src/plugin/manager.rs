@@ -1,0 +1,327 @@
+//! The life of plugins: what is in the directory is loaded, what changed takes over, what vanished goes. A
+//! broken save changes nothing but the message.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
+
+use super::{
+    actor::{Actor, Control},
+    blueprint::Blueprint,
+    context::Context,
+    files::{self, Found},
+    notice::Notice,
+    registry::Registry,
+    runner::Runner,
+    shared::{Shared, State},
+};
+use crate::model::{ErrorCode, Failure, PluginId};
+
+/// A file must be gone this long before its plugin goes: editors replace files by removing them first.
+const VANISHED: Duration = Duration::from_secs(1);
+
+/// Loads, reloads and unloads. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Manager(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    context: Arc<Context>,
+    directory: PathBuf,
+    notices: broadcast::Sender<Notice>,
+    /// Held while anything is loaded or unloaded: one change at a time.
+    known: Mutex<BTreeMap<String, Known>>,
+}
+
+/// What the manager remembers of a file.
+#[derive(Debug)]
+struct Known {
+    id: PluginId,
+    hash: u64,
+    vanished: Option<Instant>,
+}
+
+/// What a scan came to.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Scan {
+    /// Files that have vanished and are waited for: scan again in a second.
+    pub waiting: bool,
+}
+
+impl Manager {
+    pub(super) fn new(context: Arc<Context>, directory: PathBuf, notices: broadcast::Sender<Notice>) -> Self {
+        Self(Arc::new(Inner { context, directory, notices, known: Mutex::default() }))
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.0.context.registry
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.0.directory
+    }
+
+    pub(super) fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.0.notices.subscribe()
+    }
+
+    /// Reads the directory without running anything.
+    pub(super) async fn look(&self) -> io::Result<Found> {
+        let inner = self.0.clone();
+        let look = move || files::look(&inner.directory, &inner.context.settings);
+        tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
+    }
+
+    /// Brings what runs in line with what is in the directory.
+    pub(super) async fn scan(&self) -> io::Result<Scan> {
+        let mut known = self.0.known.lock().await;
+        let found = match self.look().await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::default(),
+            found => found?,
+        };
+        for warning in &found.warnings {
+            tracing::warn!(target: "plugin", "{warning}");
+        }
+        self.report_broken(&found);
+        let broken = found.broken.clone();
+        let mut changed = Vec::new();
+        for (file, blueprint) in found.plugins {
+            match known.get_mut(&file) {
+                Some(old) if old.id == blueprint.manifest.id => {
+                    old.vanished = None;
+                    if old.hash != blueprint.source.hash {
+                        changed.push((file, blueprint));
+                    }
+                }
+                _ => changed.push((file, blueprint)),
+            }
+        }
+        let gone = self.gone(&mut known, &broken, &changed);
+        for file in gone.now {
+            if let Some(old) = known.remove(&file) {
+                self.unload_id(&old.id).await;
+            }
+        }
+        self.load_all(&mut known, changed).await;
+        Ok(Scan { waiting: gone.waiting })
+    }
+
+    /// Loads what changed, all at once: one slow start keeps nobody else waiting.
+    async fn load_all(&self, known: &mut BTreeMap<String, Known>, changed: Vec<(String, Blueprint)>) {
+        let mut loading = Vec::new();
+        for (file, blueprint) in changed {
+            let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
+            known.insert(file, Known { id: id.clone(), hash, vanished: None });
+            let manager = self.clone();
+            loading.push(tokio::spawn(async move { manager.load(blueprint).await }));
+        }
+        for load in loading {
+            // The failure was logged and noticed where it happened.
+            let _ = load.await;
+        }
+    }
+
+    /// Which known files are gone: at once where the file bears another id now, else after a grace.
+    fn gone(
+        &self,
+        known: &mut BTreeMap<String, Known>,
+        broken: &BTreeMap<String, super::registry::Broken>,
+        changed: &[(String, Blueprint)],
+    ) -> Gone {
+        let mut gone = Gone { now: Vec::new(), waiting: false };
+        let now = Instant::now();
+        for (file, old) in known.iter_mut() {
+            let successor = changed.iter().find(|(name, _)| name == file);
+            let renamed = changed.iter().any(|(name, new)| name != file && new.manifest.id == old.id);
+            let exists = self.0.directory.join(file).symlink_metadata().is_ok();
+            if successor.is_some_and(|(_, new)| new.manifest.id != old.id) {
+                gone.now.push(file.clone());
+            } else if successor.is_some() || exists || broken.contains_key(file) {
+                old.vanished = None;
+            } else if renamed || now.duration_since(*old.vanished.get_or_insert(now)) >= VANISHED {
+                gone.now.push(file.clone());
+            } else {
+                gone.waiting = true;
+            }
+        }
+        gone
+    }
+
+    fn report_broken(&self, found: &Found) {
+        let running = self.registry();
+        for (file, broken) in &found.broken {
+            if running.is_broken(file, broken) {
+                continue;
+            }
+            tracing::error!(target: "plugin", file, "{}", broken.fault);
+            self.notice(Notice::error(&broken.id, &broken.fault));
+            if let Some(shared) = running.get(&broken.id).or_else(|| running.by_file(file)) {
+                shared.facts().last_error = Some(broken.fault.clone());
+            }
+        }
+        running.set_broken(found.broken.clone());
+    }
+
+    /// Loads a plugin, or lets a new version of it take over.
+    pub(super) async fn load(&self, blueprint: Blueprint) -> Result<(), Failure> {
+        let blueprint = Arc::new(blueprint);
+        let (id, version) = (blueprint.manifest.id.clone(), blueprint.manifest.version.clone());
+        let running = self.registry().get(id.as_str());
+        let loaded = match &running {
+            Some(shared) => self.replace(shared, blueprint).await,
+            None => self.load_first(blueprint).await,
+        };
+        match &loaded {
+            Ok(()) if running.is_some() => {
+                tracing::info!(plugin = %id, %version, "plugin reloaded");
+                self.notice(Notice::reloaded(&id, &version.to_string()));
+            }
+            Ok(()) => {
+                tracing::info!(plugin = %id, %version, "plugin loaded");
+                self.notice(Notice::loaded(&id, &version.to_string()));
+            }
+            Err(failure) => {
+                tracing::error!(plugin = %id, "{}", failure.message);
+                self.notice(Notice::error(id.as_str(), &failure.message));
+            }
+        }
+        self.registry().changed();
+        loaded
+    }
+
+    async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
+        let (mailbox, mail) = mpsc::channel(blueprint.limits.mailbox);
+        let (control, orders) = mpsc::channel(4);
+        let shared =
+            Shared::new(blueprint.manifest.clone(), blueprint.permissions.clone(), mailbox, control);
+        self.registry().add(shared.clone());
+        let context = self.0.context.clone();
+        let born = async {
+            let mut newborn = Runner::bring_up(&blueprint, &context).await?;
+            newborn.start_up().await?;
+            Ok::<_, Failure>(newborn)
+        };
+        match born.await {
+            Ok(newborn) => {
+                Actor::start(context.clone(), shared, blueprint, mail, orders, newborn).await;
+                Ok(())
+            }
+            Err(failure) => {
+                let mut facts = shared.facts();
+                facts.state = State::Error;
+                facts.last_error = Some(failure.message.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    async fn replace(&self, shared: &Shared, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
+        if shared.mailbox().is_closed() {
+            // It never got as far as taking mail: nothing is there to be replaced.
+            self.registry().remove(shared.id());
+            return self.load_first(blueprint).await;
+        }
+        let taken_over = async {
+            let newborn = Box::new(Runner::bring_up(&blueprint, &self.0.context).await?);
+            let (reply, done) = oneshot::channel();
+            let gone = |_| Failure::new(ErrorCode::Unavailable, "the plugin was being unloaded");
+            shared.control().send(Control::Replace { blueprint, newborn, reply }).await.map_err(|_| gone(()))?;
+            done.await.map_err(|_| gone(()))?
+        };
+        let result = taken_over.await;
+        if let Err(failure) = &result {
+            shared.facts().last_error = Some(failure.message.clone());
+        }
+        result
+    }
+
+    /// Reads a plugin's file again and lets it take over, also where nothing changed.
+    pub(super) async fn reload(&self, id: &str) -> Result<(), Failure> {
+        let mut known = self.0.known.lock().await;
+        let shared = self.registry().get(id).ok_or_else(|| self.registry().unknown(id))?;
+        let file = shared.facts().manifest.file.clone();
+        self.load_from(&file, &mut known).await
+    }
+
+    /// Ends a plugin: `on_shutdown`, then everything of it goes.
+    pub(super) async fn unload_id(&self, id: &PluginId) {
+        let Some(shared) = self.registry().remove(id) else { return };
+        end(&shared).await;
+        tracing::info!(plugin = %id, "plugin unloaded");
+        self.notice(Notice::unloaded(id));
+    }
+
+    /// Takes a plugin out of the registry at once and ends it in a task of its own.
+    pub(super) fn unload_soon(&self, id: &str) -> Result<(), Failure> {
+        let shared = self.registry().get(id).ok_or_else(|| self.registry().unknown(id))?;
+        self.registry().remove(shared.id());
+        self.notice(Notice::unloaded(shared.id()));
+        tokio::spawn(async move { end(&shared).await });
+        Ok(())
+    }
+
+    /// Ends every plugin, all at once.
+    pub(super) async fn stop_all(&self) {
+        let ends: Vec<_> = self
+            .registry()
+            .all()
+            .into_iter()
+            .map(|shared| tokio::spawn(async move { end(&shared).await }))
+            .collect();
+        for end in ends {
+            let _ = end.await;
+        }
+    }
+
+    /// Reads the directory here and now. Blocks on the disk.
+    pub(super) fn look_now(&self) -> io::Result<Found> {
+        files::look(&self.0.directory, &self.0.context.settings)
+    }
+
+    /// Loads the plugin of one file as it is now.
+    pub(super) async fn load_file(&self, path: &Path) -> Result<(), Failure> {
+        let mut known = self.0.known.lock().await;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        self.load_from(&file, &mut known).await
+    }
+
+    async fn load_from(&self, file: &str, known: &mut BTreeMap<String, Known>) -> Result<(), Failure> {
+        let mut found = self.look().await.map_err(|error| {
+            Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
+        })?;
+        self.report_broken(&found);
+        if let Some(broken) = found.broken.get(file) {
+            return Err(Failure::new(ErrorCode::HookError, broken.fault.clone()));
+        }
+        let gone = || Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin file `{file}`"));
+        let blueprint = found.plugins.remove(file).ok_or_else(gone)?;
+        let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
+        let loaded = self.load(blueprint).await;
+        known.insert(file.to_owned(), Known { id, hash, vanished: None });
+        loaded
+    }
+
+    fn notice(&self, notice: Notice) {
+        // Nobody need be listening.
+        let _ = self.0.notices.send(notice);
+    }
+}
+
+struct Gone {
+    now: Vec<String>,
+    waiting: bool,
+}
+
+/// Waits until a plugin has ended; one that was never up has nothing to end.
+async fn end(shared: &Shared) {
+    let (reply, done) = oneshot::channel();
+    if shared.control().send(Control::Stop { reply }).await.is_ok() {
+        let _ = done.await;
+    }
+}

@@ -1,0 +1,523 @@
+//! Who is there, who has which hook, whose command it is. Finds plugins and asks them; knows nothing of
+//! files and workers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    filter::Filtered,
+    mail::{Event, Heard, Mail, Step},
+    shared::{Shared, State},
+    stats::PluginHealth,
+};
+use crate::{
+    effects::{Cause, bus::Delivery},
+    model::{ErrorCode, Failure, PluginId, frame::Input},
+};
+
+/// All plugins that are loaded or on their way. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Registry(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    plugins: Mutex<BTreeMap<PluginId, Shared>>,
+    /// Files that are no plugins, by file name, and why.
+    broken: Mutex<BTreeMap<String, Broken>>,
+    routes: RwLock<Arc<Routes>>,
+    version: watch::Sender<u64>,
+}
+
+/// A file that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// Its own id where it could be read, else the file's name.
+    pub(super) id: String,
+    pub(super) fault: String,
+    /// Commands it would answer, so that they are `unavailable` and not `unknown_command`.
+    pub(super) commands: Vec<String>,
+}
+
+/// Who to ask, worked out once for each change.
+#[derive(Debug, Default)]
+struct Routes {
+    hooks: BTreeMap<String, Vec<Shared>>,
+    commands: BTreeMap<String, Shared>,
+    unavailable: BTreeMap<String, String>,
+}
+
+/// One plugin as `bridge/plugins` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginInfo {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether its owner wants it to run.
+    pub enabled: bool,
+    /// Where it stands.
+    pub state: State,
+    /// The hooks it has.
+    pub hooks: Vec<String>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// More about one plugin.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginDetails {
+    /// As in the list.
+    #[serde(flatten)]
+    pub info: PluginInfo,
+    /// Who wrote it.
+    pub author: String,
+    /// What it does.
+    pub description: String,
+    /// Its file in the plugin directory.
+    pub file: String,
+    /// Lower is asked first.
+    pub priority: i64,
+    /// The commands that go to it alone.
+    pub commands: Vec<String>,
+    /// What it may reach.
+    pub permissions: Vec<String>,
+    /// The filters it listens to.
+    pub subscriptions: Vec<String>,
+    /// The events it listens to.
+    pub events: Vec<String>,
+    /// Its counters.
+    pub health: PluginHealth,
+}
+
+/// What asking for a command came to.
+#[derive(Debug)]
+pub struct Asked {
+    /// Each plugin that answered or failed, in the order they were asked.
+    pub steps: Vec<(PluginId, Step)>,
+    /// Set where nobody could be asked.
+    pub refusal: Option<Failure>,
+}
+
+/// As much of a result as the bridge must read.
+#[derive(Deserialize)]
+struct Peek {
+    response: Option<Value>,
+}
+
+/// The string `response` of a result, where it has one.
+#[must_use]
+pub fn response_of(result: &RawValue) -> Option<String> {
+    if !result.get().starts_with('{') {
+        return None;
+    }
+    match serde_json::from_str::<Peek>(result.get()).ok()?.response? {
+        Value::String(text) => Some(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+impl Registry {
+    /// Ticks whenever a plugin comes, goes or changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.version.subscribe()
+    }
+
+    /// Every plugin, the refused ones among them, by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<PluginInfo> {
+        let mut list: Vec<PluginInfo> = self.plugins().values().map(info).collect();
+        for (file, broken) in self.broken().iter() {
+            if !list.iter().any(|info| info.id == broken.id) {
+                list.push(refused(file, broken));
+            }
+        }
+        list.sort_by(|one, other| one.id.cmp(&other.id));
+        list
+    }
+
+    /// All about one plugin.
+    #[must_use]
+    pub fn details(&self, id: &str) -> Option<PluginDetails> {
+        let shared = self.get(id)?;
+        let facts = shared.facts().clone();
+        Some(PluginDetails {
+            info: info(&shared),
+            author: facts.manifest.author.clone(),
+            description: facts.manifest.description.clone(),
+            file: facts.manifest.file.clone(),
+            priority: facts.manifest.priority,
+            commands: facts.manifest.commands.clone(),
+            permissions: facts.permissions.iter().map(ToString::to_string).collect(),
+            subscriptions: facts.filters.iter().map(ToString::to_string).collect(),
+            events: facts.patterns,
+            health: shared.stats().health(),
+        })
+    }
+
+    /// Every plugin's counters.
+    #[must_use]
+    pub fn health(&self) -> BTreeMap<PluginId, PluginHealth> {
+        self.plugins().iter().map(|(id, shared)| (id.clone(), shared.stats().health())).collect()
+    }
+
+    /// Whether a plugin declares this command.
+    #[must_use]
+    pub fn declares(&self, command: &str) -> bool {
+        let routes = self.routes();
+        routes.commands.contains_key(command) || routes.unavailable.contains_key(command)
+    }
+
+    /// Calls one hook of one plugin.
+    ///
+    /// # Errors
+    /// `unknown_plugin`; what the hook itself fails with is in the step.
+    pub async fn call(
+        &self,
+        id: &str,
+        hook: &'static str,
+        input: Input,
+        cause: &Cause,
+    ) -> Result<Step, Failure> {
+        let shared = self.get(id).ok_or_else(|| self.unknown(id))?;
+        Ok(ask(&shared, hook, input, cause).await)
+    }
+
+    /// Calls a hook of every plugin that has it, all at once; the steps come in priority order.
+    pub async fn call_all(
+        &self,
+        hook: &'static str,
+        input: &RawValue,
+        cause: &Cause,
+    ) -> Vec<(PluginId, Step)> {
+        let routes = self.routes();
+        let Some(plugins) = routes.hooks.get(hook) else { return Vec::new() };
+        let input = || Input::Value(input.to_owned());
+        let mut asked = Vec::with_capacity(plugins.len());
+        for shared in plugins {
+            asked.push((shared.id().clone(), post(shared, hook, input(), cause).await));
+        }
+        let mut steps = Vec::with_capacity(asked.len());
+        for (id, answer) in asked {
+            let step = answered(&id, answer).await;
+            steps.push((id, step));
+        }
+        steps
+    }
+
+    /// Runs a command: the plugin that declares it alone, else every plugin with `on_command` in priority
+    /// order until one answers.
+    pub async fn command(&self, name: &str, input: &RawValue, cause: &Cause) -> Asked {
+        let routes = self.routes();
+        let input = || Input::Value(input.to_owned());
+        if let Some(shared) = routes.commands.get(name) {
+            let step = ask(shared, "on_command", input(), cause).await;
+            return Asked { steps: vec![(shared.id().clone(), step)], refusal: None };
+        }
+        if let Some(reason) = routes.unavailable.get(name) {
+            let failure = Failure::new(ErrorCode::Unavailable, reason.clone());
+            return Asked { steps: Vec::new(), refusal: Some(failure) };
+        }
+        let mut steps = Vec::new();
+        for shared in routes.hooks.get("on_command").into_iter().flatten() {
+            if cause.callers().contains(shared.id()) {
+                continue;
+            }
+            let step = ask(shared, "on_command", input(), cause).await;
+            let answered = matches!(step.outcome, Ok(Some(_)));
+            if !matches!(step.outcome, Ok(None)) {
+                steps.push((shared.id().clone(), step));
+            }
+            if answered {
+                break;
+            }
+        }
+        Asked { steps, refusal: None }
+    }
+
+    /// `jarvis.command`: a command that a plugin runs from within its own hook.
+    pub(super) async fn command_from(
+        &self,
+        caller: &PluginId,
+        name: &str,
+        args: &RawValue,
+        cause: &Cause,
+    ) -> Result<Box<RawValue>, Failure> {
+        let Some(cause) = cause.called_by(caller) else {
+            let text = format!("`{caller}` may not run `{name}`: the chain went over 8 plugins already");
+            return Err(Failure::new(ErrorCode::RateLimited, text));
+        };
+        if let Some(owner) = self.routes().commands.get(name).map(Shared::id)
+            && cause.callers().contains(owner)
+        {
+            let chain: Vec<&str> = cause.callers().iter().map(PluginId::as_str).collect();
+            let text = format!(
+                "`{caller}` may not run `{name}`: its plugin `{owner}` waits for this very call ({})",
+                chain.join(" → ")
+            );
+            return Err(Failure::new(ErrorCode::InvalidPayload, text));
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        let command = serde_json::json!({ "id": id, "name": name, "args": args });
+        let input = to_raw_value(&command)
+            .map_err(|error| Failure::new(ErrorCode::InvalidPayload, error.to_string()))?;
+        let asked = self.command(name, &input, &cause).await;
+        if let Some(refusal) = asked.refusal {
+            return Err(refusal);
+        }
+        let mut failure = None;
+        for (_, step) in asked.steps {
+            match step.outcome {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let unknown = || Failure::new(ErrorCode::UnknownCommand, format!("nobody answers the command `{name}`"));
+        Err(failure.unwrap_or_else(unknown))
+    }
+
+    /// Sends an event to every plugin that listens for it; what each makes of it comes later.
+    pub fn deliver(&self, event: &Arc<Event>, cause: &Cause) -> Vec<oneshot::Receiver<Heard>> {
+        let (name, source) = (event.info.name.as_str(), event.info.plugin.as_deref());
+        let listens = |shared: &&Shared| {
+            let facts = shared.facts();
+            facts.patterns.iter().any(|pattern| crate::model::message::event_matches(pattern, name, source))
+        };
+        let plugins: Vec<Shared> = self.plugins().values().filter(listens).cloned().collect();
+        plugins
+            .iter()
+            .map(|shared| {
+                let (reply, heard) = oneshot::channel();
+                drop_in(shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
+                heard
+            })
+            .collect()
+    }
+
+    /// Gives a message of a subscription to the plugins that listen. At QoS 1 it waits in the mailbox's
+    /// queue and its receipt with it; at QoS 0 a full mailbox drops it. True where it was dropped.
+    pub fn deliver_message(&self, delivery: Delivery, cause: &Cause) -> bool {
+        let message = Arc::new(delivery.message);
+        let mut dropped = false;
+        for id in &delivery.plugins {
+            let Some(shared) = self.get(id.as_str()) else { continue };
+            let (filter, cause) = (delivery.filter.clone(), cause.clone());
+            let mail = Mail::Message { filter, message: message.clone(), cause };
+            match message.qos {
+                0 => dropped |= shared.mailbox().try_send(mail).is_err(),
+                _ => drop_in(&shared, mail),
+            }
+        }
+        dropped
+    }
+
+    /// Sends a message through the filters of every plugin, in priority order.
+    pub async fn filter(&self, hook: &'static str, message: Map<String, Value>, cause: &Cause) -> Filtered {
+        let routes = self.routes();
+        let plugins = routes.hooks.get(hook).map(Vec::as_slice).unwrap_or_default();
+        let mut filtered = Filtered::of(message);
+        for shared in plugins {
+            let Ok(input) = to_raw_value(&filtered.message) else { break };
+            let step = ask(shared, hook, Input::Value(input), cause).await;
+            if filtered.take(shared.id(), hook, step) {
+                break;
+            }
+        }
+        filtered
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Shared> {
+        self.plugins().get(id).cloned()
+    }
+
+    pub(super) fn add(&self, shared: Shared) {
+        self.plugins().insert(shared.id().clone(), shared);
+        self.changed();
+    }
+
+    pub(super) fn remove(&self, id: &PluginId) -> Option<Shared> {
+        let removed = self.plugins().remove(id);
+        self.changed();
+        removed
+    }
+
+    /// Says which files are refused now.
+    pub(super) fn set_broken(&self, broken: BTreeMap<String, Broken>) {
+        let before = std::mem::replace(&mut *self.broken(), broken.clone());
+        if before != broken {
+            self.changed();
+        }
+    }
+
+    /// Whether this file is known to be refused for this reason.
+    pub(super) fn is_broken(&self, file: &str, broken: &Broken) -> bool {
+        self.broken().get(file) == Some(broken)
+    }
+
+    /// The plugin that was loaded from a file.
+    pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
+        self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Shared> {
+        self.plugins().values().cloned().collect()
+    }
+
+    pub(super) fn unknown(&self, id: &str) -> Failure {
+        let ids: Vec<String> = self.list().into_iter().map(|info| info.id).collect();
+        let known = match ids.is_empty() {
+            true => "no plugin is loaded".into(),
+            false => format!("there are: {}", ids.join(", ")),
+        };
+        let id: String = id.chars().take(80).collect();
+        Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin `{id}`; {known}"))
+    }
+
+    /// Works out the routes anew and tells who watches.
+    pub(super) fn changed(&self) {
+        let mut routes = Routes::default();
+        let mut plugins: Vec<(i64, Shared)> =
+            self.plugins().values().map(|shared| (shared.facts().manifest.priority, shared.clone())).collect();
+        plugins.sort_by(|one, other| (one.0, one.1.id()).cmp(&(other.0, other.1.id())));
+        for (_, shared) in plugins {
+            routes.add(&shared);
+        }
+        for broken in self.broken().values() {
+            for command in &broken.commands {
+                let reason = format!("the plugin that declares `{command}` was refused: {}", broken.fault);
+                routes.unavailable.entry(command.clone()).or_insert(reason);
+            }
+        }
+        *self.0.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
+    fn routes(&self) -> Arc<Routes> {
+        self.0.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn plugins(&self) -> MutexGuard<'_, BTreeMap<PluginId, Shared>> {
+        self.0.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> MutexGuard<'_, BTreeMap<String, Broken>> {
+        self.0.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routes {
+    fn add(&mut self, shared: &Shared) {
+        let facts = shared.facts();
+        match facts.state {
+            State::Ready => {
+                for hook in &facts.hooks {
+                    self.hooks.entry(hook.clone()).or_default().push(shared.clone());
+                }
+                for command in &facts.manifest.commands {
+                    self.commands.entry(command.clone()).or_insert_with(|| shared.clone());
+                }
+            }
+            State::Loading | State::Error | State::Unloading => {
+                for command in &facts.manifest.commands {
+                    let why = facts.last_error.clone().unwrap_or_else(|| "it is not ready".into());
+                    let reason = format!("plugin `{}` declares `{command}` and cannot run now: {why}", shared.id());
+                    self.unavailable.entry(command.clone()).or_insert(reason);
+                }
+            }
+        }
+    }
+}
+
+/// Puts a call into a plugin's mailbox; waits while that is full.
+async fn post(
+    shared: &Shared,
+    hook: &'static str,
+    input: Input,
+    cause: &Cause,
+) -> Option<oneshot::Receiver<Step>> {
+    let (reply, answer) = oneshot::channel();
+    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
+    shared.mailbox().send(mail).await.ok().map(|()| answer)
+}
+
+async fn answered(id: &PluginId, answer: Option<oneshot::Receiver<Step>>) -> Step {
+    let gone = || {
+        let text = format!("plugin `{id}` was unloaded before it could answer");
+        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+    };
+    match answer {
+        Some(answer) => answer.await.unwrap_or_else(|_| gone()),
+        None => gone(),
+    }
+}
+
+async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
+    let answer = post(shared, hook, input, cause).await;
+    answered(shared.id(), answer).await
+}
+
+/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
+/// message may cause is bounded, so the number of these is too.
+fn drop_in(shared: &Shared, mail: Mail) {
+    use tokio::sync::mpsc::error::TrySendError;
+    if let Err(TrySendError::Full(mail)) = shared.mailbox().try_send(mail) {
+        let mailbox = shared.mailbox().clone();
+        tokio::spawn(async move { mailbox.send(mail).await });
+    }
+}
+
+fn info(shared: &Shared) -> PluginInfo {
+    let facts = shared.facts();
+    PluginInfo {
+        id: shared.id().to_string(),
+        name: facts.manifest.name.clone(),
+        version: facts.manifest.version.to_string(),
+        enabled: true,
+        state: facts.state,
+        hooks: facts.hooks.iter().cloned().collect(),
+        last_error: facts.last_error.clone(),
+    }
+}
+
+fn refused(file: &str, broken: &Broken) -> PluginInfo {
+    PluginInfo {
+        id: broken.id.clone(),
+        name: file.to_owned(),
+        version: String::new(),
+        enabled: true,
+        state: State::Error,
+        hooks: Vec::new(),
+        last_error: Some(broken.fault.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::response_of;
+
+    #[test]
+    fn only_a_string_is_a_response() {
+        let check = |json: &str, expect: Option<&str>| {
+            let raw = serde_json::value::RawValue::from_string(json.into()).unwrap();
+            assert_eq!(response_of(&raw).as_deref(), expect, "{json}");
+        };
+        check(r#"{"response":"Sunny ☀️"}"#, Some("Sunny ☀️"));
+        check(r#"{"response":5}"#, None);
+        check(r#"{"ok":true}"#, None);
+        check(r#"[1,2]"#, None);
+        check("false", None);
+    }
+}

@@ -1,0 +1,209 @@
+//! A live worker together with what it may ask for while a call runs: requests are answered, log lines
+//! written; only ends of calls come out.
+
+use std::{future::Future, io, pin::Pin, sync::Arc};
+
+use super::{blueprint::Blueprint, context::Context};
+use crate::{
+    effects::{Cause, LogGate},
+    model::{
+        ErrorCode, Failure, PluginId,
+        frame::{Answer, Call, Done, Effect, Input, Loaded, Operation, Outcome, Refusal, Request, Target},
+    },
+    worker::{Death, Event, Link},
+};
+
+type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// A worker at work.
+pub(super) struct Runner {
+    pub(super) link: Link,
+    answering: Option<Answering>,
+    log: LogGate,
+    blueprint: Arc<Blueprint>,
+    context: Arc<Context>,
+}
+
+/// A worker that has run its source and not yet taken a message.
+pub(super) struct Newborn {
+    pub(super) runner: Runner,
+    pub(super) hooks: Vec<String>,
+    /// What its top level and `on_startup` want done once it takes over.
+    pub(super) held: Vec<Effect>,
+}
+
+impl Runner {
+    /// Starts a worker and runs the source in it.
+    pub(super) async fn bring_up(
+        blueprint: &Arc<Blueprint>,
+        context: &Arc<Context>,
+    ) -> Result<Newborn, Failure> {
+        let id = &blueprint.manifest.id;
+        let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, error))?;
+        let load = blueprint.load(blueprint.snapshot(kept));
+        let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
+        let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second);
+        let (blueprint, context) = (blueprint.clone(), context.clone());
+        let mut runner = Self { link, answering: None, log, blueprint, context };
+        let loaded = runner.loaded().await.map_err(|death| blame(runner.id(), "the file", &death))?;
+        let held = loaded.result?;
+        runner.check(&held).map_err(|reason| hostile(runner.id(), &reason))?;
+        Ok(Newborn { runner, hooks: loaded.hooks, held })
+    }
+
+    pub(super) fn id(&self) -> &PluginId {
+        &self.blueprint.manifest.id
+    }
+
+    /// The next end of a call, in the order of the calls. `running` is why the oldest one runs. Cancel-safe.
+    pub(super) async fn done(&mut self, running: &Cause) -> Result<Done, Death> {
+        loop {
+            if let Some(Event::Done(done)) = self.event(running).await? {
+                return Ok(done);
+            }
+        }
+    }
+
+    async fn loaded(&mut self) -> Result<Loaded, Death> {
+        loop {
+            if let Some(Event::Loaded(loaded)) = self.event(&Cause::none()).await? {
+                return Ok(loaded);
+            }
+        }
+    }
+
+    /// One event, or nothing where it was a request or log line, which are dealt with here.
+    async fn event(&mut self, running: &Cause) -> Result<Option<Event>, Death> {
+        let event = tokio::select! {
+            biased;
+            answer = answer(&mut self.answering) => {
+                self.answering = None;
+                if let Err(error) = self.link.answer(answer) {
+                    return Err(self.link.end(format!("an answer did not fit: {error}")).await);
+                }
+                self.link.event().await?
+            }
+            event = self.link.event() => event?,
+        };
+        match event {
+            Event::Request(request) => {
+                self.answering = Some(self.serve(request, running.clone()));
+                Ok(None)
+            }
+            Event::Log(line) => {
+                self.log.write(&line);
+                Ok(None)
+            }
+            end @ (Event::Done(_) | Event::Loaded(_)) => Ok(Some(end)),
+        }
+    }
+
+    fn serve(&self, request: Request, cause: Cause) -> Answering {
+        let (context, blueprint) = (self.context.clone(), self.blueprint.clone());
+        Box::pin(async move {
+            let (id, may) = (&blueprint.manifest.id, &blueprint.permissions);
+            let effects = &context.effects;
+            let result = match request.operation {
+                Operation::Http(wanted) => effects.fetch(id, may, wanted).await,
+                Operation::Sleep(milliseconds) => effects.sleep(milliseconds).await,
+                Operation::Publish(publish) => effects.publish_now(id, may, publish, &cause).await,
+                Operation::Get(topic) => effects.last_value(id, &topic),
+                Operation::Command { name, args } => {
+                    context.registry.command_from(id, &name, &args, &cause).await.map_err(refusal)
+                }
+            };
+            Answer { number: request.number, result }
+        })
+    }
+
+    /// One call while no other runs.
+    pub(super) async fn call_alone(
+        &mut self,
+        target: Target,
+        input: Input,
+    ) -> Result<(Outcome, Vec<Effect>), Failure> {
+        let what = describe(&target);
+        let call = Call { number: self.link.next_call(), target, input };
+        self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
+        let done = self.done(&Cause::none()).await.map_err(|death| blame(self.id(), &what, &death))?;
+        self.check(&done.effects).map_err(|reason| hostile(self.id(), &reason))?;
+        match done.outcome {
+            Outcome::Failed(failure) => Err(failure),
+            outcome => Ok((outcome, done.effects)),
+        }
+    }
+
+    /// The bridge's own look at what a call wants done.
+    pub(super) fn check(&self, effects: &[Effect]) -> Result<(), String> {
+        let Blueprint { permissions, limits, .. } = &*self.blueprint;
+        crate::effects::check(self.id(), permissions, limits, self.context.effects.base(), effects)
+    }
+}
+
+impl Newborn {
+    /// Calls `on_startup` on the state as it is now; what it wants done is held.
+    pub(super) async fn start_up(&mut self) -> Result<(), Failure> {
+        if !self.hooks.iter().any(|hook| hook == "on_startup") {
+            return Ok(());
+        }
+        let target = Target::Hook("on_startup".into());
+        let (_, effects) = self.runner.call_alone(target, Input::Nothing).await?;
+        self.held.extend(effects);
+        Ok(())
+    }
+
+    /// Gives it state and configuration as they are now: another worker has written since it was brought up.
+    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
+        let runner = &mut self.runner;
+        let kept = runner.context.effects.store().kept(runner.id()).await;
+        let kept = kept.map_err(|error| unavailable(runner.id(), error))?;
+        let snapshot = runner.blueprint.snapshot(kept);
+        runner.link.snapshot(snapshot).map_err(|error| hostile(runner.id(), &error.to_string()))
+    }
+}
+
+/// Waits for the answer in the making, or for ever where there is none.
+async fn answer(answering: &mut Option<Answering>) -> Answer {
+    match answering {
+        Some(answering) => answering.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn refusal(failure: Failure) -> Refusal {
+    match failure.code {
+        ErrorCode::InvalidPayload | ErrorCode::RateLimited => Refusal::Mistake(failure.message),
+        _ => Refusal::Failure(failure.message),
+    }
+}
+
+/// What a call is called in errors.
+pub(super) fn describe(target: &Target) -> String {
+    match target {
+        Target::Hook(hook) => hook.clone(),
+        Target::Handler(_) => "a handler".into(),
+        Target::Timer(_) => "a timer".into(),
+    }
+}
+
+/// The failure of the call that was running when its worker died.
+pub(super) fn blame(id: &PluginId, what: &str, death: &Death) -> Failure {
+    let code = match death {
+        Death::Overran(_) => ErrorCode::Timeout,
+        Death::Ended(how) if how.contains("memory allocation") => ErrorCode::MemoryLimit,
+        Death::Ended(_) | Death::Garbage(_) => ErrorCode::HookError,
+    };
+    Failure::new(code, format!("plugin `{id}`: {what} {death}"))
+}
+
+fn hostile(id: &PluginId, reason: &str) -> Failure {
+    Failure::new(ErrorCode::HookError, format!("plugin `{id}`: its worker was ended: {reason}"))
+}
+
+fn unavailable(id: &PluginId, error: crate::store::StoreError) -> Failure {
+    Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}"))
+}
+
+fn cannot_start(id: &PluginId, error: &io::Error) -> Failure {
+    Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: no worker could be started: {error}"))
+}
