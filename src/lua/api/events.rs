@@ -1,0 +1,95 @@
+//! `jarvis.events`: events between plugins.
+
+use mlua::Value;
+use serde_json::value::RawValue;
+
+use super::{Answer, Entry, Invocation, Reply};
+use crate::{
+    lua::books::{Handler, HandlerKind},
+    model::{PluginId, frame::Effect, message::is_event_name},
+};
+
+pub(super) const FUNCTIONS: &[Entry] =
+    &[("jarvis.events.emit", emit), ("jarvis.events.on", on), ("jarvis.events.off", off)];
+
+fn emit(call: &Invocation<'_>) -> Answer {
+    let name = call.text(0, "the event's name")?;
+    if !is_event_name(&name) {
+        let name: String = name.chars().take(80).collect();
+        return Err(
+            call.mistake(&format!("cannot emit `{name}`: an event's name is 1 to 64 of A-Z a-z 0-9 _ . : -"))
+        );
+    }
+    let data: Box<RawValue> = call.host.to_json(call.value(1), &format!("the data of event `{name}`"))?;
+    let bytes = name.len() + data.get().len();
+    let mut books = call.host.books.borrow_mut();
+    books.count_output()?;
+    books.push(Effect::Emit { name, data }, bytes)?;
+    Ok(Reply::Nothing)
+}
+
+fn on(call: &Invocation<'_>) -> Answer {
+    let pattern = call.text(0, "the pattern")?;
+    if !is_pattern(&pattern) {
+        let pattern: String = pattern.chars().take(80).collect();
+        return Err(call.mistake(&format!(
+            "cannot listen to `{pattern}`: write an event's name, `presence_*`, or `plugin/name`"
+        )));
+    }
+    let function = call.function(1, "what to call")?;
+    let options = call.options(2, &["priority", "once"])?;
+    let (priority, once) = (options.integer("priority", 0)?, options.switch("once", false)?);
+    let handler = Handler { function, kind: HandlerKind::Event, name: pattern.clone(), once };
+    let effect = |handler| Effect::On { handler, pattern, priority, once };
+    let number = call.host.books.borrow_mut().add_handler(handler, effect)?;
+    Ok(Reply::Value(number_value(number)))
+}
+
+fn off(call: &Invocation<'_>) -> Answer {
+    remove(call, HandlerKind::Event)
+}
+
+/// Ends the handler of a number: true, or false where there was none.
+pub(super) fn remove(call: &Invocation<'_>, kind: HandlerKind) -> Answer {
+    let Value::Integer(number) = call.value(0) else {
+        return Err(call.mistake("wants the id that the registration returned"));
+    };
+    let removed = match u64::try_from(*number) {
+        Ok(number) => call.host.books.borrow_mut().remove_handler(number, kind)?,
+        Err(_) => false,
+    };
+    Ok(Reply::Value(Value::Boolean(removed)))
+}
+
+/// A handler's or timer's number in Lua. They count up from 1 and never reach Lua's largest integer.
+pub(super) fn number_value(number: u64) -> Value {
+    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn is_pattern(pattern: &str) -> bool {
+    let name = match pattern.split_once('/') {
+        Some((plugin, _)) if PluginId::parse(plugin).is_err() => return false,
+        Some((_, name)) => name,
+        None => pattern,
+    };
+    match name.strip_suffix('*') {
+        Some("") => true,
+        Some(prefix) => is_event_name(prefix),
+        None => is_event_name(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_pattern;
+
+    #[test]
+    fn patterns_are_names_prefixes_and_sources() {
+        for good in ["rain", "presence_*", "*", "weather/rain", "weather/*"] {
+            assert!(is_pattern(good), "{good}");
+        }
+        for bad in ["", "a*b", "**", "Weather/rain", "/rain", "a/b/c", "a b"] {
+            assert!(!is_pattern(bad), "{bad}");
+        }
+    }
+}

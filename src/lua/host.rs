@@ -1,0 +1,88 @@
+//! What the functions of the `jarvis` table share: the plugin's rights, its books and its way to the bridge.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use chrono_tz::Tz;
+use mlua::{Lua, Table, Value};
+use serde_json::value::RawValue;
+
+use super::{
+    Link,
+    api::log::LogGate,
+    books::Books,
+    convert::{Bounds, Unreadable, from_json, to_json},
+    limits::Limiter,
+};
+use crate::model::{
+    Filter, Limits, Permission,
+    frame::{About, Operation, Refusal, Request},
+};
+
+/// The surroundings of one plugin in its VM.
+pub(super) struct Host {
+    pub(super) about: About,
+    pub(super) limits: Limits,
+    pub(super) permissions: Vec<Permission>,
+    /// What no plugin may publish to, whatever its permissions.
+    pub(super) no_publish: Vec<Filter>,
+    /// What no plugin may subscribe within, whatever its permissions.
+    pub(super) no_subscribe: Vec<Filter>,
+    pub(super) zone: Tz,
+    pub(super) link: Rc<dyn Link>,
+    pub(super) limiter: Rc<Limiter>,
+    pub(super) books: RefCell<Books>,
+    pub(super) logs: LogGate,
+    /// The metatable of lists.
+    pub(super) marker: Table,
+    /// The running call; 0 while the source runs.
+    pub(super) call: Cell<u64>,
+    pub(super) requests: Cell<u64>,
+}
+
+/// Why a function of the API did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// The plugin's mistake: raises an error with this text.
+    #[error("{0}")]
+    Mistake(String),
+    /// The VM failed, for want of memory.
+    #[error(transparent)]
+    Vm(#[from] mlua::Error),
+}
+
+impl Problem {
+    pub(super) fn mistake(text: impl Into<String>) -> Self {
+        Self::Mistake(text.into())
+    }
+}
+
+impl Host {
+    /// Asks the bridge and waits: its answer, or why the world did not do it.
+    pub(super) fn ask(&self, operation: Operation) -> Result<Result<Box<RawValue>, String>, Problem> {
+        let number = self.requests.get() + 1;
+        self.requests.set(number);
+        let request = Request { call: self.call.get(), number, operation };
+        match self.limiter.waiting(|| self.link.ask(request)) {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Refusal::Failure(text)) => Ok(Err(text)),
+            Err(Refusal::Mistake(text)) => Err(Problem::Mistake(text)),
+        }
+    }
+
+    /// Writes a value as JSON text within the plugin's limits; `what` it is begins the error.
+    pub(super) fn to_json(&self, value: &Value, what: &str) -> Result<Box<RawValue>, Problem> {
+        to_json(value, Bounds::from(&self.limits), &self.marker)
+            .map_err(|problem| Problem::mistake(problem.sentence(what)))
+    }
+
+    /// Reads JSON text that is known to be JSON.
+    pub(super) fn from_json(&self, lua: &Lua, text: &RawValue) -> Result<Value, Problem> {
+        from_json(lua, &self.marker, text.get().as_bytes()).map_err(|problem| match problem {
+            Unreadable::Syntax(error) => Problem::mistake(error.to_string()),
+            Unreadable::Memory => Problem::Vm(mlua::Error::MemoryError("not enough memory".into())),
+        })
+    }
+}

@@ -1,0 +1,319 @@
+-- Runs once in every VM before the plugin's source. `raw` holds the functions of the API, each returning
+-- `problem, value, why`; `gate[1]` is true from the moment the running call was stopped until it has unwound.
+local raw, gate = ...
+
+local error, getmetatable, next, pairs, rawget = error, getmetatable, next, pairs, rawget
+local ipairs, select, tonumber, tostring, type = ipairs, select, tonumber, tostring, type
+local pcall0, setmetatable0, rawset0, collectgarbage0 = pcall, setmetatable, rawset, collectgarbage
+local create0, resume0, close0 = coroutine.create, coroutine.resume, coroutine.close
+local position, plain, describe = raw.position, raw.plain, raw.describe
+
+-- Raises at the nearest line of the plugin: with a level instead, a tail call would hide it.
+local function fail(message)
+  error(position() .. message, 0)
+end
+
+local function stopped()
+  error("stopped", 0)
+end
+
+-- Errors ------------------------------------------------------------------------------------------------------
+-- A stop is an error like any other, so whatever catches errors raises again once the call was stopped.
+
+local function after(ok, ...)
+  if gate[1] then
+    stopped()
+  end
+  if ok then
+    return ok, ...
+  end
+  local problem = ...
+  if type(problem) == "userdata" and problem ~= raw.null then
+    problem = plain(problem)
+  end
+  return false, problem
+end
+
+local function handled(handler, ok, ...)
+  if ok then
+    return ok, ...
+  end
+  local _, problem = after(pcall0(handler, ...))
+  return false, problem
+end
+
+function pcall(f, ...)
+  return after(pcall0(f, ...))
+end
+
+-- The handler runs after unwinding, under the limits like any other code.
+function xpcall(f, handler, ...)
+  return handled(handler, after(pcall0(f, ...)))
+end
+
+-- For functions of C that are given a Lua face here: their errors shall name the plugin's line, not ours.
+local function outcome(ok, ...)
+  if ok then
+    return ...
+  end
+  local _, problem = after(false, ...)
+  if type(problem) == "string" then
+    fail(problem)
+  end
+  error(problem, 0)
+end
+
+local libraries = { string = string, table = table, math = math, utf8 = utf8, coroutine = coroutine }
+
+function coroutine.resume(thread, ...)
+  return after(resume0(thread, ...))
+end
+
+function coroutine.close(thread)
+  return after(outcome(pcall0(close0, thread)))
+end
+
+local function unwrapped(thread, ok, ...)
+  if ok then
+    return ...
+  end
+  local problem = ...
+  after(close0(thread))
+  if type(problem) == "string" then
+    fail(problem)
+  end
+  error(problem, 0)
+end
+
+function coroutine.wrap(f)
+  local made, thread = pcall0(create0, f)
+  if not made then
+    fail(thread)
+  end
+  return function(...)
+    return unwrapped(thread, after(resume0(thread, ...)))
+  end
+end
+
+-- Metatables --------------------------------------------------------------------------------------------------
+
+local locked = setmetatable0({}, { __mode = "k" })
+
+-- A table that shows another and lets nobody write to it.
+local function lock(name, real, call)
+  local proxy = {}
+  locked[proxy] = name
+  return setmetatable0(proxy, {
+    __index = real,
+    __call = call,
+    __metatable = false,
+    __newindex = function()
+      fail("`" .. name .. "` is read-only")
+    end,
+    __pairs = function()
+      local key
+      return function()
+        local value
+        key, value = next(real, key)
+        return key, value
+      end
+    end,
+  })
+end
+
+-- A finalizer would run where no limit reaches it.
+function setmetatable(t, metatable)
+  if type(metatable) == "table" and rawget(metatable, "__gc") ~= nil then
+    fail("`__gc` cannot be set in plugins")
+  end
+  return outcome(pcall0(setmetatable0, t, metatable))
+end
+
+function rawset(t, key, value)
+  if locked[t] then
+    fail("`" .. locked[t] .. "` is read-only")
+  end
+  return outcome(pcall0(rawset0, t, key, value))
+end
+
+function collectgarbage(what)
+  if what ~= "count" then
+    fail('plugins may only ask collectgarbage("count"): Lua collects by itself')
+  end
+  return collectgarbage0("count")
+end
+
+-- Libraries ---------------------------------------------------------------------------------------------------
+
+for _, name in ipairs({ "load", "loadstring", "loadfile", "dofile", "require", "package", "os", "io", "debug", "warn" }) do
+  _G[name] = nil
+end
+string.dump = nil
+
+local MOST = raw.most
+local rep0, concat0, move0, unpack0 = string.rep, table.concat, table.move, table.unpack
+
+local function check_count(name, first, last)
+  first, last = tonumber(first), tonumber(last)
+  if first and last and last - first >= MOST then
+    fail(name .. ": more than " .. MOST .. " values")
+  end
+end
+
+function string.rep(s, n, sep)
+  local count = tonumber(n)
+  if count and count > 0 and type(s) == "string" then
+    local size = #s + (type(sep) == "string" and #sep or 0)
+    if size == 0 then
+      return ""
+    end
+    if size * (count + 0.0) > raw.memory then
+      fail("string.rep: the result would be larger than the memory of the plugin (limits.memory)")
+    end
+  end
+  return outcome(pcall0(rep0, s, n, sep))
+end
+
+function table.concat(t, sep, i, j)
+  if type(t) == "table" and (j or getmetatable(t)) then
+    check_count("table.concat", i or 1, j or #t)
+  end
+  return outcome(pcall0(concat0, t, sep, i, j))
+end
+
+function table.move(a, f, e, t, ...)
+  check_count("table.move", f, e)
+  return outcome(pcall0(move0, a, f, e, t, ...))
+end
+
+function table.unpack(t, i, j)
+  if type(t) == "table" and (j or getmetatable(t)) then
+    check_count("table.unpack", i or 1, j or #t)
+  end
+  return outcome(pcall0(unpack0, t, i, j))
+end
+
+-- The API -----------------------------------------------------------------------------------------------------
+
+-- The face of a raw function: raises its problem, gives its value or `nil, why`.
+local function face(f)
+  return function(...)
+    local problem, value, why = f(...)
+    if problem then
+      fail(problem)
+    end
+    if why == nil then
+      return value
+    end
+    return value, why
+  end
+end
+
+local function faces(functions)
+  local result = {}
+  for name, f in pairs(functions) do
+    result[name] = face(f)
+  end
+  return result
+end
+
+for name, f in pairs(raw.string) do
+  string[name] = face(f)
+end
+
+local function textual(value)
+  if type(value) == "string" then
+    return value
+  end
+  if type(value) == "table" then
+    local metatable = getmetatable(value)
+    if type(metatable) ~= "table" or not rawget(metatable, "__tostring") then
+      return describe(value)
+    end
+  end
+  return tostring(value)
+end
+
+local function logger(level)
+  local log = face(raw.log)
+  return function(message, fields)
+    log(level, textual(message), fields)
+  end
+end
+
+local info = logger("info")
+
+function print(...)
+  local parts = { ... }
+  for i = 1, select("#", ...) do
+    parts[i] = textual(parts[i])
+  end
+  info(concat0(parts, "\t"))
+end
+
+local levels = { debug = logger("debug"), info = info, warn = logger("warn"), error = logger("error") }
+
+local state = faces(raw.state)
+function state.update(key, f)
+  if type(f) ~= "function" then
+    fail("jarvis.state.update wants a function as its second argument, got " .. type(f))
+  end
+  local value = f(state.get(key))
+  state.set(key, value)
+  return value
+end
+
+local json = faces(raw.json)
+json.null = raw.null
+
+local request = face(raw.http)
+local function ask(method, url, data, options)
+  local response, why = request(method, url, data, options)
+  if not response then
+    return nil, why
+  end
+  function response.json()
+    return json.decode(response.body)
+  end
+  return response
+end
+
+local http = {
+  get = function(url, options)
+    return ask("GET", url, nil, options)
+  end,
+  post = function(url, data, options)
+    return ask("POST", url, data, options)
+  end,
+  request = function(options)
+    if type(options) ~= "table" then
+      fail('jarvis.http.request wants a table, as in { method = "PUT", url = "https://…", json = {} }')
+    end
+    return ask(rawget(options, "method") or "GET", rawget(options, "url"), rawget(options, "body"), options)
+  end,
+}
+
+local jarvis = {
+  log = lock("jarvis.log", levels, function(_, message, fields)
+    info(message, fields)
+  end),
+  http = lock("jarvis.http", http),
+  state = lock("jarvis.state", state),
+  json = lock("jarvis.json", json),
+  plugin = lock("jarvis.plugin", raw.plugin),
+}
+for _, name in ipairs({ "config", "events", "mqtt", "timer", "time" }) do
+  jarvis[name] = lock("jarvis." .. name, faces(raw[name]))
+end
+for name, f in pairs(raw.top) do
+  jarvis[name] = face(f)
+end
+_G.jarvis = lock("jarvis", jarvis)
+
+local strings = getmetatable("")
+strings.__index = string
+strings.__metatable = false
+
+for name, library in pairs(libraries) do
+  _G[name] = lock(name, library)
+end

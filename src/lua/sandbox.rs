@@ -1,0 +1,57 @@
+//! Makes a bare VM into one that plugin code may run in. Knows the prelude, never a plugin.
+
+use mlua::{Function, LightUserData, Lua, LuaOptions, StdLib, Table, chunk::ChunkMode};
+
+use super::{limits::Limiter, text};
+use std::rc::Rc;
+
+/// Lua code that runs before the plugin's: replaces what could swallow a stop, locks the libraries.
+const PRELUDE: &str = include_str!("prelude.lua");
+
+/// Opens a VM with the libraries that plugins may have.
+pub(super) fn open() -> mlua::Result<Lua> {
+    let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::UTF8 | StdLib::COROUTINE;
+    // mlua's own `pcall`, which the other setting brings, cannot be yielded across.
+    Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(true))
+}
+
+/// Gives `jarvis.json.null` a name for `tostring`.
+pub(super) fn name_null(lua: &Lua) -> mlua::Result<()> {
+    let metatable = lua.create_table()?;
+    metatable.raw_set("__tostring", lua.create_function(|_, ()| Ok("null"))?)?;
+    metatable.raw_set("__name", "null")?;
+    metatable.raw_set("__metatable", false)?;
+    lua.set_type_metatable::<LightUserData>(Some(metatable));
+    Ok(())
+}
+
+/// Makes the metatable of lists, out of the plugin's reach.
+pub(super) fn build_marker(lua: &Lua) -> mlua::Result<Table> {
+    let marker = lua.create_table()?;
+    marker.raw_set("__metatable", false)?;
+    Ok(marker)
+}
+
+/// Locks the VM down around the `raw` functions of the API. Gives the true `pcall`, through which hooks are
+/// called.
+pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Result<Function> {
+    let pcall: Function = lua.globals().raw_get("pcall")?;
+    let gate = lua.create_table()?;
+    limiter.install(lua, gate.clone())?;
+    let place = Rc::clone(limiter);
+    raw.raw_set(
+        "position",
+        lua.create_function(move |lua, ()| {
+            Ok(place.place(lua).map(|place| place + ": ").unwrap_or_default())
+        })?,
+    )?;
+    // An error object that is none of Lua's own: mlua's, when memory ran out inside one of our functions.
+    raw.raw_set(
+        "plain",
+        lua.create_function(|lua, error: mlua::Error| {
+            lua.create_string(text::clean(error.to_string().as_bytes(), 512))
+        })?,
+    )?;
+    lua.load(PRELUDE).set_name("=[jarvis]").set_mode(ChunkMode::Text).call::<()>((raw, gate))?;
+    Ok(pcall)
+}

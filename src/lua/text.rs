@@ -1,0 +1,33 @@
+//! Makes text of a plugin safe to show: bounded, valid UTF-8, without control characters.
+
+/// The beginning of some bytes as text: at most `max` bytes of them are looked at.
+pub(super) fn clean(bytes: &[u8], max: usize) -> String {
+    let cut = bytes.len() > max;
+    let head = &bytes[..bytes.len().min(max)];
+    // A character that the cut went through is no fault of the text's.
+    let head = match std::str::from_utf8(head) {
+        Err(error) if cut && error.error_len().is_none() => &head[..error.valid_up_to()],
+        _ => head,
+    };
+    let mut text: String =
+        String::from_utf8_lossy(head).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if cut {
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn text_is_cut_between_characters_and_has_no_control_characters() {
+        let check = |bytes: &[u8], max, expect: &str| assert_eq!(clean(bytes, max), expect);
+        check(b"plain", 10, "plain");
+        check(b"a\x1b[31m\nb\0", 20, "a [31m b ");
+        check("éé".as_bytes(), 3, "é…");
+        check(b"\xff!", 9, "\u{fffd}!");
+        check("\u{85}x".as_bytes(), 9, " x");
+    }
+}
