@@ -21,10 +21,10 @@ pub const REQUESTS: usize = 1;
 pub const HOPS: &str = "jarvis-hops";
 
 /// Where publishes go. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Bus(Kind);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Kind {
     Broker { outbox: Outbox, session: Session, subscriptions: Shared<Subscriptions> },
     Notebook(Shared<Vec<Publish>>),
@@ -77,7 +77,7 @@ impl Bus {
         match &self.0 {
             Kind::Broker { outbox, .. } => {
                 let Publish { topic, payload, qos, retain } = publish;
-                let payload = match payload {
+                let payload: bytes::Bytes = match payload {
                     Payload::Text(text) => text.into(),
                     Payload::Bytes(bytes) => bytes.into(),
                 };

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The doors to the world that plugins share. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Effects {
     http: HttpClient,
     store: Store,
@@ -108,6 +108,12 @@ impl Effects {
     pub fn last_value(&self, plugin: &PluginId, topic: &str) -> Granted {
         let value = self.bus.last_value(plugin, topic);
         Ok(value.and_then(|payload| to_raw_value(&payload).ok()).unwrap_or_else(null))
+    }
+}
+
+impl std::fmt::Debug for Effects {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Effects").field("base", &self.base).finish_non_exhaustive()
     }
 }
 

@@ -446,7 +446,7 @@ impl Actor {
         }
     }
 
-    async fn fresh(&self) -> Result<Newborn, Failure> {
+    async fn fresh(&mut self) -> Result<Newborn, Failure> {
         let mut newborn = Runner::bring_up(&self.blueprint, &self.context).await?;
         newborn.start_up().await?;
         Ok(newborn)
@@ -494,6 +494,14 @@ impl Actor {
         self.drop_ears(&old).await;
         self.runner = Some(runner);
         self.born = Instant::now();
+        self.announce(hooks);
+        let (cause, ran) = (Cause::none(), Duration::ZERO);
+        let performance = Performance { commit, outputs, cause, value: None, ran, reply: None };
+        let _ = self.performer.send(performance).await;
+    }
+
+    /// Tells the registry that this version serves now.
+    fn announce(&self, hooks: Vec<String>) {
         let mut facts = self.shared.facts();
         facts.manifest = self.blueprint.manifest.clone();
         facts.permissions.clone_from(&self.blueprint.permissions);
@@ -502,12 +510,9 @@ impl Actor {
         drop(facts);
         self.listen();
         self.context.registry.changed();
-        let (cause, ran) = (Cause::none(), Duration::ZERO);
-        let performance = Performance { commit, outputs, cause, value: None, ran, reply: None };
-        let _ = self.performer.send(performance).await;
     }
 
-    async fn drop_ears(&self, ears: &Ears) {
+    async fn drop_ears(&mut self, ears: &Ears) {
         let filters: Vec<&Filter> = ears.filters().collect();
         for filter in filters {
             self.context.effects.bus().unsubscribe(self.shared.id(), filter).await;

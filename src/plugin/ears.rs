@@ -73,7 +73,7 @@ impl Ears {
 
     /// The handlers a message is for; nothing stands for `on_mqtt`. A replayed value comes once to each.
     pub(super) fn receive(&mut self, filter: &Filter, message: &MqttMessage) -> Vec<Option<u64>> {
-        let mut wants = |ear: &mut MessageEar| {
+        let wants = |ear: &mut MessageEar| {
             if &ear.filter != filter || !message.retained {
                 return &ear.filter == filter;
             }

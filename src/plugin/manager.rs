@@ -49,9 +49,9 @@ struct Known {
 
 /// What a scan came to.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Scan {
+pub(super) struct Scan {
     /// Files that have vanished and are waited for: scan again in a second.
-    pub waiting: bool,
+    pub(super) waiting: bool,
 }
 
 impl Manager {

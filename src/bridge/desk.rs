@@ -1,0 +1,126 @@
+//! What all channels share: the plugins, the way out, the settings, and who waits for an assistant.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering},
+    time::Instant,
+};
+
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+
+use super::{Config, chat::Answer};
+use crate::{
+    effects::Bus,
+    mqtt::{Outbox, Session},
+    plugin::{PluginManager, Registry},
+};
+
+/// Chat messages that may wait for an external assistant; beyond it one more is answered at once.
+const MAX_WAITING: usize = 1_000;
+
+/// The bridge's desk. Cheap to clone.
+#[derive(Clone)]
+pub struct Desk(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    plugins: PluginManager,
+    outbox: Outbox,
+    session: Session,
+    bus: Bus,
+    started: Instant,
+    waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
+    requests: AtomicU64,
+    busy: watch::Sender<usize>,
+}
+
+impl Desk {
+    /// Sets the desk up.
+    #[must_use]
+    pub fn new(config: Config, plugins: PluginManager, outbox: Outbox, session: Session, bus: Bus) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            plugins,
+            outbox,
+            session,
+            bus,
+            started: Instant::now(),
+            waiting: Mutex::default(),
+            requests: AtomicU64::new(0),
+            busy: watch::Sender::new(0),
+        }))
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(super) fn plugins(&self) -> &PluginManager {
+        &self.0.plugins
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.0.plugins.registry()
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.0.outbox
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.0.session
+    }
+
+    pub(super) fn bus(&self) -> &Bus {
+        &self.0.bus
+    }
+
+    pub(super) fn uptime(&self) -> std::time::Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Requests taken so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request as taken and running, until the mark is dropped.
+    pub(super) fn begin(&self) -> Running {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        self.0.busy.send_modify(|busy| *busy += 1);
+        Running(self.0.clone())
+    }
+
+    /// Waits until no request runs.
+    pub async fn drained(&self) {
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.0.busy.subscribe().wait_for(|busy| *busy == 0).await;
+    }
+
+    /// Waits for an assistant's answer to the message with this id; nothing where too many wait already.
+    pub(super) fn wait_for_answer(&self, id: &Value) -> Option<oneshot::Receiver<Answer>> {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MAX_WAITING {
+            return None;
+        }
+        let (answer, received) = oneshot::channel();
+        waiting.insert(id.to_string(), answer);
+        Some(received)
+    }
+
+    /// Who waits for an answer to the message with this id; nobody does afterwards.
+    pub(super) fn waiting_for(&self, id: &Value) -> Option<oneshot::Sender<Answer>> {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(&id.to_string())
+    }
+}
+
+/// A request that runs.
+pub(super) struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.busy.send_modify(|busy| *busy = busy.saturating_sub(1));
+    }
+}
