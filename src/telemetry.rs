@@ -15,8 +15,8 @@ const NOISY: [&str; 6] = ["rumqttc", "mqtt5", "hyper", "hyper_util", "reqwest", 
 pub enum TelemetryError {
     /// A level that is none.
     #[error(
-        "has `{found}` in it, which is no level: write error, warn, info, debug, trace or off; or per part, \
-         as in `info,jarvis_bridge::mqtt=debug`"
+        "`{found}` is no log level: write error, warn, info, debug, trace or off; or per part, as in \
+         `info,jarvis_bridge::mqtt=debug`"
     )]
     Level {
         /// The part that is not understood.
@@ -138,9 +138,7 @@ mod tests {
     fn bad_levels_name_the_part_and_what_is_allowed() {
         let check = |level: &str, found: &str| {
             let error = check_level(level).unwrap_err().to_string();
-            assert!(
-                error.starts_with(&format!("has `{found}` in it, which is no level: write error, warn,"))
-            );
+            assert!(error.starts_with(&format!("`{found}` is no log level: write error, warn,")));
         };
         check("inof", "inof");
         check("", "");

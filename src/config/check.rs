@@ -1,7 +1,7 @@
 //! Checks one layer against the rules: what is wrong becomes a fault and leaves the layer, the rest stays.
 //! Knows nothing of the other layers.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::config::{Config as Merged, Map, Value, ValueKind};
 
@@ -23,7 +23,7 @@ pub(super) fn check(layer: &mut Layer, sources: &Sources) {
             continue;
         };
         let good = match section.as_str() {
-            plugins::SECTION => plugins::check(layer, table),
+            plugins::SECTION => plugins::check(layer, table, sources),
             _ if !sections().any(|known| known == section) => {
                 layer.faults.push(Fault::new(&place, unknown_section(&section)));
                 continue;
@@ -81,22 +81,15 @@ fn check_section(
     good
 }
 
-/// A path made absolute: in a file from that file's directory, elsewhere from the working directory; `~` is the
-/// home directory.
+/// The same value with its path made absolute; an empty one stays empty.
 fn located(value: Value, base: &Path, sources: &Sources) -> Value {
-    let place = place(&value);
-    let ValueKind::String(text) = value.kind else { return value };
-    if text.is_empty() {
-        return Value::new(Some(&place), text);
+    match &value.kind {
+        ValueKind::String(text) if !text.is_empty() => {
+            let path = sources.locate(base, text).to_string_lossy().into_owned();
+            Value::new(Some(&place(&value)), path)
+        }
+        _ => value,
     }
-    let home = sources.variable("HOME").map(PathBuf::from);
-    let path = match (text.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => base.join(&text),
-    };
-    // Without a working directory a relative path is as good as any.
-    let path = std::path::absolute(&path).unwrap_or(path);
-    Value::new(Some(&place), path.to_string_lossy().into_owned())
 }
 
 fn check_value(key: &str, rule: &Rule, value: &Value) -> Option<Fault> {

@@ -21,9 +21,9 @@ impl Fault {
         Self { place: place.into(), text: text.into() }
     }
 
-    /// The line of a place in a file, so that faults can be put in the order of the text.
+    /// The line of a place such as `file:line` or `file:line:column`, to put faults in the order of the text.
     pub(super) fn line(&self) -> usize {
-        self.place.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or_default()
+        self.place.rsplit(':').map_while(|part| part.parse().ok()).last().unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use ::config::{Config as Merged, ConfigError, Map, Source, Value, ValueKind};
 
-use super::{DEFAULTS, fault::Fault, sources::Flag, text, typed::typed};
+use super::{DEFAULTS, fault::Fault, plugins, sources::Flag, text, typed::typed};
 
 /// What the names of environment variables begin with.
 const PREFIX: &str = "JARVIS__";
@@ -50,7 +50,7 @@ impl Layer {
         for (name, value) in environment {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
             let key: Key = rest.split("__").map(str::to_ascii_lowercase).collect();
-            let least = if key[0] == "plugins" { 3 } else { 2 };
+            let least = if plugins::is_plugin_key(&key) { 3 } else { 2 };
             if key.len() < least || key.iter().any(String::is_empty) {
                 let text = "names no key: write `JARVIS__SECTION__KEY` or `JARVIS__PLUGINS__ID__KEY`";
                 layer.faults.push(Fault::new(name, text));

@@ -5,7 +5,7 @@ use std::{fs::File, io::Read, path::Path};
 
 use ::config::{Map, Value, ValueKind};
 
-use super::{check::place, fault::Fault, layer::Layer};
+use super::{check::place, fault::Fault, layer::Layer, sources::Sources};
 use crate::model::PluginId;
 
 /// The section with a table for every plugin.
@@ -15,8 +15,13 @@ const FILE: &str = "_file";
 /// More than any secret has: a mistyped path to something large is an error, not a full memory.
 const MAX_SECRET: u64 = 64 * 1024;
 
+/// Whether a key belongs to a plugin.
+pub(super) fn is_plugin_key(key: &[String]) -> bool {
+    key.first().is_some_and(|section| section == SECTION)
+}
+
 /// Checks `[plugins]`; gives back what is good, with secrets in the place of their files.
-pub(super) fn check(layer: &mut Layer, table: Map<String, Value>) -> Map<String, Value> {
+pub(super) fn check(layer: &mut Layer, table: Map<String, Value>, sources: &Sources) -> Map<String, Value> {
     let mut good = Map::new();
     for (id, value) in table {
         let place = place(&value);
@@ -30,58 +35,72 @@ pub(super) fn check(layer: &mut Layer, table: Map<String, Value>) -> Map<String,
             layer.faults.push(Fault::new(place, text));
             continue;
         };
-        let values = check_plugin(layer, &id, values);
+        let values = check_plugin(layer, &id, &values, sources);
         good.insert(id, Value::new(Some(&place), values));
     }
     good
 }
 
-fn check_plugin(layer: &mut Layer, id: &str, values: Map<String, Value>) -> Map<String, Value> {
+fn check_plugin(
+    layer: &mut Layer,
+    id: &str,
+    values: &Map<String, Value>,
+    sources: &Sources,
+) -> Map<String, Value> {
     let mut good = Map::new();
-    let twice = |name: &str| values.contains_key(name);
-    for (key, value) in &values {
-        let full = format!("{SECTION}.{id}.{key}");
-        let Some(name) = key.strip_suffix(FILE).filter(|name| !name.is_empty()) else {
-            match find_no_number(value) {
-                Some(place) => {
-                    layer.faults.push(Fault::new(place, format!("`{full}` has a number that JSON has not")))
+    for (key, value) in values {
+        let name = key.strip_suffix(FILE).filter(|name| !name.is_empty());
+        let checked = match name {
+            Some(name) if values.contains_key(name) => {
+                Err((place(value), format!(" and `{name}` name the same value, keep one of them")))
+            }
+            Some(_) => secret_of(value, &layer.base, sources).map_err(|reason| (place(value), reason)),
+            None => match find_no_number(value) {
+                Some(place) => Err((place, " has a number that JSON has not".into())),
+                None => Ok(value.clone()),
+            },
+        };
+        match checked {
+            Ok(value) => {
+                let name = name.unwrap_or(key).to_owned();
+                if name != *key {
+                    layer.secrets.insert(vec![SECTION.into(), id.into(), name.clone()]);
                 }
-                None => drop(good.insert(key.clone(), value.clone())),
+                good.insert(name, value);
             }
-            continue;
-        };
-        let secret = match &value.kind {
-            _ if twice(name) => Err(format!("`{full}` and `{name}` name the same value, keep one of them")),
-            ValueKind::String(path) => {
-                read_secret(&layer.base.join(path)).map_err(|reason| format!("`{full}`: {reason}"))
+            Err((place, reason)) => {
+                layer.faults.push(Fault::new(place, format!("`{SECTION}.{id}.{key}`{reason}")));
             }
-            _ => Err(format!("`{full}` must name a file, because it ends in `{FILE}`")),
-        };
-        match secret {
-            Ok((text, path)) => {
-                let place = format!("{}, from {path}", place(value));
-                good.insert(name.to_owned(), Value::new(Some(&place), text));
-                layer.secrets.insert(vec![SECTION.into(), id.into(), name.into()]);
-            }
-            Err(text) => layer.faults.push(Fault::new(place(value), text)),
         }
     }
     good
 }
 
-/// The content of a file without its last line break, and the file's name.
-fn read_secret(path: &Path) -> Result<(String, String), String> {
-    let shown = path.display().to_string();
-    let failed = |error: std::io::Error| format!("`{shown}` cannot be read: {error}");
+/// The value in the place of a `_file` key, or why there is none.
+fn secret_of(value: &Value, base: &Path, sources: &Sources) -> Result<Value, String> {
+    let ValueKind::String(path) = &value.kind else {
+        return Err(format!(" must name a file, because it ends in `{FILE}`"));
+    };
+    let path = sources.locate(base, path);
+    let shown = path.display();
+    let text = read_secret(&path).map_err(|reason| format!(": `{shown}` {reason}"))?;
+    Ok(Value::new(Some(&format!("{}, from {shown}", place(value))), text))
+}
+
+/// The content of a file without its last line break.
+fn read_secret(path: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("cannot be read: {error}");
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
     file.take(MAX_SECRET + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > MAX_SECRET {
-        return Err(format!("`{shown}` has more than {MAX_SECRET} bytes, that is no secret"));
+        return Err(format!("has more than {MAX_SECRET} bytes, that is no secret"));
     }
-    let trimmed =
-        text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-    Ok((trimmed.to_owned(), shown))
+    if text.ends_with('\n') {
+        text.pop();
+        text.truncate(text.strip_suffix('\r').unwrap_or(&text).len());
+    }
+    Ok(text)
 }
 
 /// Where TOML's `nan` or `inf` stands in a value.

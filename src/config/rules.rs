@@ -156,9 +156,7 @@ fn check_address(address: &str) -> Result<(), String> {
 }
 
 fn base_topic(text: &str) -> Result<(), String> {
-    Topic::parse(text)
-        .map_err(|error| error.to_string())
-        .map_err(|reason| format!("is no topic: {reason}"))?;
+    Topic::parse(text).map_err(|error| format!("cannot be used: {error}"))?;
     if text.split('/').any(str::is_empty) {
         return Err("has an empty level, write it without a slash at its ends and without `//`".into());
     }
@@ -170,7 +168,7 @@ fn base_topic(text: &str) -> Result<(), String> {
 }
 
 fn filter(text: &str) -> Result<(), String> {
-    Filter::parse(text).map(drop).map_err(|error| error.to_string())
+    Filter::parse(text).map(drop).map_err(|error| format!("cannot be used: {error}"))
 }
 
 /// The embedded broker asks nobody for a password, so it must not be reachable from elsewhere.
@@ -199,5 +197,5 @@ fn timezone(text: &str) -> Result<(), String> {
 }
 
 fn log_level(text: &str) -> Result<(), String> {
-    telemetry::check_level(text).map_err(|error| error.to_string())
+    telemetry::check_level(text).map_err(|error| format!("cannot be used: {error}"))
 }

@@ -45,10 +45,8 @@ pub(super) fn mask_url(text: &str) -> String {
 
 /// A line of a configuration file as an error may show it: nothing of it after a telling name.
 pub(super) fn mask_line(line: &str) -> String {
-    match line.split_once('=') {
-        Some((name, _)) if is_secret_name(name) => format!("{name}= {MASK}"),
-        _ => mask_url(line),
-    }
+    let secret = line.match_indices('=').map(|(at, _)| &line[..at]).find(|before| is_secret_name(before));
+    secret.map_or_else(|| mask_url(line), |before| format!("{before}= {MASK}"))
 }
 
 #[cfg(test)]
@@ -82,6 +80,7 @@ mod tests {
     #[test]
     fn lines() {
         assert_eq!(mask_line("password = \"abc"), "password = ***");
+        assert_eq!(mask_line("a = { token = \"abc"), "a = { token = ***");
         assert_eq!(mask_line("url = \"mqtt://a:b@c"), "url = \"mqtt://a:***@c");
         assert_eq!(mask_line("city = \"Paris"), "city = \"Paris");
     }

@@ -61,7 +61,7 @@ fn list_below(key: Key, value: &Value, secrets: &BTreeSet<Key>, settings: &mut V
     // Within a table TOML wants values before tables; names decide the rest.
     names.sort_by_key(|(name, value)| (matches!(value.kind, ValueKind::Table(_)), *name));
     for (name, value) in names {
-        list_below([key.as_slice(), &[name.clone()]].concat(), value, secrets, settings);
+        list_below([key.as_slice(), std::slice::from_ref(name)].concat(), value, secrets, settings);
     }
 }
 

@@ -12,7 +12,7 @@ pub fn show(config: &Config) -> String {
     let mut text = String::new();
     let mut section = &[][..];
     for Setting { key, value, place } in &config.settings {
-        let depth = if key[0] == plugins::SECTION { 2 } else { 1 };
+        let depth = if plugins::is_plugin_key(key) { 2 } else { 1 };
         let (of, name) = key.split_at(depth);
         if of != section {
             let gap = if section.is_empty() { "" } else { "\n" };
@@ -68,7 +68,7 @@ fn toml_value(value: &Json) -> String {
         Json::Array(items) => format!("[{}]", items.iter().map(toml_value).collect::<Vec<_>>().join(", ")),
         Json::Object(table) => {
             let pair = |(name, value): (&String, &Json)| {
-                format!("{} = {}", dotted(&[name.clone()]), toml_value(value))
+                format!("{} = {}", dotted(std::slice::from_ref(name)), toml_value(value))
             };
             format!("{{ {} }}", table.iter().map(pair).collect::<Vec<_>>().join(", "))
         }

@@ -49,6 +49,17 @@ impl Sources {
         self.variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
+    /// A path made absolute: one in a file starts from the file's directory, any other from the working
+    /// directory, and `~` is the home directory.
+    pub(super) fn locate(&self, base: &Path, text: &str) -> PathBuf {
+        let path = match (text.strip_prefix("~/"), self.directory("HOME")) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => base.join(text),
+        };
+        // Without a working directory a relative path is as good as any.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
     /// Loads the user's file, if there is one.
     pub(super) fn load_file(&self) -> Option<Layer> {
         let (path, named_by) = self.find_file()?;

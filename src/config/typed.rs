@@ -5,13 +5,14 @@ use ::config::{Value, ValueKind};
 use toml::de::DeValue;
 
 use super::{
+    plugins,
     rules::{self, Rule},
     text,
 };
 
 /// A text as the key's own type.
 pub(super) fn typed(key: &[String], text: &str) -> ValueKind {
-    if key[0] == "plugins" {
+    if plugins::is_plugin_key(key) {
         return untyped(text);
     }
     let kind = match rules::find(&key.join(".")) {
