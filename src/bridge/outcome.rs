@@ -9,11 +9,13 @@ use crate::{
 };
 
 /// What is known of a request's answer so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Outcome {
     hook: Option<&'static str>,
     name: Option<String>,
     response: Option<String>,
+    /// Whose text `response` is.
+    speaker: Option<PluginId>,
     data: Option<Box<RawValue>>,
     answered: bool,
     failure: Option<Failure>,
@@ -61,6 +63,7 @@ impl Outcome {
         self.answered = true;
         if self.response.is_none() {
             self.response = response_of(&data);
+            self.speaker = self.response.as_ref().map(|_| plugin.clone());
             if self.response.is_some() || self.data.is_none() {
                 self.data = Some(data.clone());
             }
@@ -71,6 +74,14 @@ impl Outcome {
     fn fail(&mut self, plugin: PluginId, failure: Failure, ran: std::time::Duration) {
         self.failure.get_or_insert_with(|| failure.clone());
         self.results.push(result(plugin, Status::Error, None, Some(failure), ran));
+    }
+
+    /// Takes results in that do not make the answer: what plugins say to an assistant's own words.
+    pub(super) fn hear(&mut self, steps: Vec<(PluginId, Step)>) {
+        let (response, data) = (self.response.take(), self.data.take());
+        self.add(steps);
+        self.answered = true;
+        (self.response, self.data) = (response, data);
     }
 
     /// Notes failures that did not stop anything: filters that passed a message on unchanged.
@@ -94,6 +105,16 @@ impl Outcome {
 
     pub(super) fn response(&self) -> Option<&str> {
         self.response.as_deref()
+    }
+
+    /// The plugin whose text is the answer.
+    pub(super) fn speaker(&self) -> Option<&PluginId> {
+        self.speaker.as_ref()
+    }
+
+    /// Takes the answer back: a filter stopped it.
+    pub(super) fn cancel(&mut self, failure: Failure) {
+        self.failure = Some(failure);
     }
 
     pub(super) fn set_response(&mut self, response: Option<String>) {

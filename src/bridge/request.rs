@@ -50,6 +50,12 @@ pub(super) fn echo(fields: &Map<String, Value>) -> Result<Echo, Failure> {
     })
 }
 
+/// Of a payload that is not the bridge's to read, only the `transaction` is given back.
+pub(super) fn echo_transaction(fields: &Map<String, Value>) -> Echo {
+    let transaction = fields.get("transaction").filter(|value| !value.is_null()).cloned();
+    Echo { transaction, ..nameless() }
+}
+
 /// What a request without a readable payload gets.
 pub(super) fn nameless() -> Echo {
     Echo { id: fresh_id(), ..Echo::default() }

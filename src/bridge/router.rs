@@ -23,7 +23,7 @@ use crate::{
         Cause,
         bus::{HOPS, REQUESTS},
     },
-    model::{Envelope, ErrorCode, Failure},
+    model::{ErrorCode, Failure},
     mqtt::{Inbound, Inbox},
 };
 
@@ -114,61 +114,51 @@ async fn answer(desk: &Desk, inbound: Inbound) {
     let Inbound { topic, payload: bytes, properties, receipt, .. } = inbound;
     let cause = Cause::message(receipt, hops.min(MAX_HOPS));
     let Some(address) = address::read(&desk.config().base, &topic) else { return };
-    let (fixed, address) = match address {
-        Ok(address) => (address.fixed.clone(), Ok(address)),
-        Err(Misaddressed { fixed, failure }) => (fixed, Err(failure)),
+    let fixed = match &address {
+        Ok(Address { fixed, .. }) | Err(Misaddressed { fixed, .. }) => fixed.clone(),
     };
-    let reply = ReplyTo::new(desk, fixed, &properties);
     let payload = payload::read(&bytes, desk.config().payload);
     drop(bytes);
-    let (reply, mut echo) = match &payload {
-        Ok(Payload::Object(fields)) => (reply.or_field(desk, fields), request::echo(fields)),
-        Ok(Payload::Array(_) | Payload::Text(_)) | Err(_) => (reply, Ok(request::nameless())),
+    let fields = match &payload {
+        Ok(Payload::Object(fields)) => Some(fields),
+        Ok(Payload::Array(_) | Payload::Text(_)) | Err(_) => None,
     };
-    if let (Ok(address), Ok(echo)) = (&address, &mut echo)
-        && takes_whole(address)
-    {
-        // Its payload is the command's own: an `id` or `user` in it means something else.
-        *echo = model_echo(&payload);
+    let mut reply = ReplyTo::new(desk, fixed, &properties);
+    if let Some(fields) = fields {
+        reply = reply.or_field(desk, fields);
     }
-    let (request_echo, bad_echo) = match echo {
-        Ok(echo) => (echo, None),
-        Err(failure) => (request::nameless(), Some(failure)),
-    };
-    let request = Request { arrived, cause, echo: request_echo };
-    let ready = address.and_then(|address| match (bad_echo, payload) {
-        (_, Err(failure)) => Err((failure, Some(address))),
-        (Some(failure), _) if !takes_whole(&address) => Err((failure, Some(address))),
-        (_, Ok(payload)) => match hops > MAX_HOPS {
-            true => Err((too_many_hops(), Some(address))),
-            false => Ok((address, payload)),
+    let whole = address.as_ref().is_ok_and(takes_whole);
+    let (echo, bad_echo) = match fields {
+        None => (request::nameless(), None),
+        Some(fields) if whole => (request::echo_transaction(fields), None),
+        Some(fields) => match request::echo(fields) {
+            Ok(echo) => (echo, None),
+            Err(failure) => (request::nameless(), Some(failure)),
         },
-    }.map_err(|(failure, _)| failure));
+    };
+    let request = Request { arrived, cause, echo };
+    let ready = address
+        .map_err(|misaddressed| misaddressed.failure)
+        .and_then(|address| Ok((address, payload?)))
+        .and_then(|ready| bad_echo.map_or(Ok(ready), Err))
+        .and_then(|ready| if hops > MAX_HOPS { Err(too_many_hops()) } else { Ok(ready) });
     match ready {
         Ok((address, payload)) => dispatch(desk, request, address, payload, reply).await,
         Err(failure) => {
             let envelope = Outcome::default().failed(failure).envelope(&request);
-            finish(desk, &request, reply, &envelope).await;
+            reply.send(desk, &envelope, &request.cause).await;
         }
     }
 }
 
-/// Whether a payload on this address belongs to the command or event as a whole, or names a plugin.
+/// Whether a payload on this address belongs to the command or event as a whole, or names a plugin: an `id`
+/// or `user` in it then means something else.
 fn takes_whole(address: &Address) -> bool {
     match address.channel {
         Channel::Command => address.path.is_some(),
         Channel::Event | Channel::Bridge => true,
         Channel::Chat | Channel::Automation => false,
     }
-}
-
-/// Of a payload that is not the bridge's to read, only the `transaction` is given back.
-fn model_echo(payload: &Result<Payload, Failure>) -> crate::model::message::Echo {
-    let transaction = match payload {
-        Ok(Payload::Object(fields)) => fields.get("transaction").filter(|value| !value.is_null()).cloned(),
-        Ok(Payload::Array(_) | Payload::Text(_)) | Err(_) => None,
-    };
-    crate::model::message::Echo { transaction, ..request::nameless() }
 }
 
 async fn dispatch(desk: &Desk, request: Request, address: Address, payload: Payload, reply: ReplyTo) {
@@ -179,12 +169,7 @@ async fn dispatch(desk: &Desk, request: Request, address: Address, payload: Payl
         Channel::Event => event::answer(desk, &request, address.path, payload).await,
         Channel::Bridge => control::answer(desk, &request, address.path, payload).await,
     };
-    finish(desk, &request, reply, &envelope).await;
-}
-
-/// Sends the envelope of a request.
-pub(super) async fn finish(desk: &Desk, request: &Request, reply: ReplyTo, envelope: &Envelope) {
-    reply.send(desk, envelope, &request.cause).await;
+    reply.send(desk, &envelope, &request.cause).await;
 }
 
 fn hops(inbound: &Inbound) -> u8 {

@@ -376,7 +376,8 @@ impl Registry {
         self.plugins().values().cloned().collect()
     }
 
-    pub(super) fn unknown(&self, id: &str) -> Failure {
+    /// The failure of asking for a plugin that is not there.
+    pub(crate) fn unknown(&self, id: &str) -> Failure {
         let ids: Vec<String> = self.list().into_iter().map(|info| info.id).collect();
         let known = match ids.is_empty() {
             true => "no plugin is loaded".into(),
