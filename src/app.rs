@@ -1,1 +1,311 @@
-//! Composition root.
+//! The composition root: builds the rooms in order, runs them, drains them. The only file that knows all.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use tokio::sync::oneshot;
+
+use crate::{
+    bridge::{self, Desk, Router},
+    config::{self, Config},
+    effects::{Bus, Effects, HttpClient, bus::REQUESTS, http},
+    model::Filter,
+    mqtt::{self, Inbox, Outbox, RetainHandling, Session, Subscription},
+    plugin::{PluginManager, Settings},
+    store::Store,
+};
+
+/// The state's file in the data directory.
+const STATE: &str = "state.db";
+/// What keeps two bridges out of one data directory.
+const LOCK: &str = "lock";
+/// The note under which the client id made at the first start is kept.
+const CLIENT_ID: &str = "client_id";
+/// The note with the filters that the broker's session may still have.
+const FILTERS: &str = "filters";
+/// What the outbox gets to send its rest at shutdown.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// A running bridge.
+pub struct App {
+    plugins: PluginManager,
+    desk: Desk,
+    outbox: Outbox,
+    session: Session,
+    inbox: Inbox,
+    /// Says that this process owns the data directory until it is closed.
+    _lock: File,
+    broker: EmbeddedBroker,
+    address: String,
+    shutdown_timeout: Duration,
+    watch: bool,
+}
+
+#[cfg(feature = "embedded-broker")]
+type EmbeddedBroker = Option<mqtt::broker::Broker>;
+#[cfg(not(feature = "embedded-broker"))]
+type EmbeddedBroker = Option<std::convert::Infallible>;
+
+impl App {
+    /// Opens the state, starts the embedded broker where no other is set, connects, loads the plugins.
+    /// Messages are not taken before [`App::run`].
+    ///
+    /// # Errors
+    /// With a sentence that says what to change.
+    pub async fn start(config: &Config, worker: Option<PathBuf>) -> anyhow::Result<Self> {
+        let (lock, store) = open_data(&config.paths.data)?;
+        let (broker, host) = broker(config)?;
+        let client_id = client_id(config, &store).await?;
+        let connection = connection(config, host, client_id)?;
+        let address = connection.address();
+        let outbox = Outbox::start(&connection);
+        let (session, inbox) = connect(config, &connection, &store).await?;
+        let bus = Bus::over(outbox.clone(), session.clone());
+        let effects = Effects::new(http_client(config), store.clone(), bus.clone(), config.mqtt.base_topic.clone());
+        let plugins = plugin_manager(config, effects, worker).await?;
+        plugins.scan().await.with_context(|| unreadable(&config.paths.plugins))?;
+        let desk = Desk::new(bridge_config(config, &connection), plugins.clone(), outbox.clone(), session.clone(), bus);
+        tokio::spawn(keep_filters(session.clone(), store));
+        let (shutdown_timeout, watch) = (config.bridge.shutdown_timeout, config.reload.watch);
+        let app = Self {
+            plugins,
+            desk,
+            outbox,
+            session,
+            inbox,
+            _lock: lock,
+            broker,
+            address,
+            shutdown_timeout,
+            watch,
+        };
+        Ok(app)
+    }
+
+    /// The plugins.
+    #[must_use]
+    pub fn plugins(&self) -> &PluginManager {
+        &self.plugins
+    }
+
+    /// The broker's host and port, and whether it is our own.
+    #[must_use]
+    pub fn broker(&self) -> (&str, bool) {
+        (&self.address, self.broker.is_some())
+    }
+
+    /// Takes messages until `stop` comes; then drains, tells plugins and broker, and ends.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let (stop_router, router_stopped) = oneshot::channel();
+        let (stop_announcing, announcing_stopped) = oneshot::channel();
+        let (stop_watching, watching_stopped) = oneshot::channel();
+        if self.watch {
+            self.plugins.watch(watching_stopped);
+        }
+        tokio::spawn(self.desk.clone().announce(announcing_stopped));
+        let router = tokio::spawn(Router::new(self.desk.clone()).run(self.inbox, router_stopped));
+        stop.await;
+        tracing::info!("shutting down");
+        drop(stop_watching);
+        drop(stop_router);
+        // A panic in the router has been printed; there is nothing more to take either way.
+        let _ = router.await;
+        if tokio::time::timeout(self.shutdown_timeout, self.desk.drained()).await.is_err() {
+            tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
+        }
+        if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
+            tracing::warn!("a plugin did not end in time; its worker is killed");
+        }
+        drop(stop_announcing);
+        self.outbox.stop(FLUSH).await;
+        self.session.stop().await;
+        drop(self.broker);
+        tracing::info!("bye");
+    }
+}
+
+/// What the http client of all plugins is set by.
+fn http_client(config: &Config) -> HttpClient {
+    HttpClient::new(http::Config {
+        timeout: config.http.timeout,
+        max_timeout: config.http.max_timeout,
+        max_body: config.http.max_body,
+        redirects: config.http.redirects,
+    })
+}
+
+/// A manager that runs plugins on a copy of the state and publishes nothing, and the bus that notes what
+/// would have been published.
+///
+/// # Errors
+/// When the state or the plugin directory cannot be read.
+pub async fn dry(config: &Config, worker: Option<PathBuf>) -> anyhow::Result<(PluginManager, Bus)> {
+    let store = Store::copy_of(&config.paths.data.join(STATE))?;
+    let bus = Bus::notebook();
+    let effects = Effects::new(http_client(config), store, bus.clone(), config.mqtt.base_topic.clone());
+    Ok((plugin_manager(config, effects, worker).await?, bus))
+}
+
+async fn plugin_manager(
+    config: &Config,
+    effects: Effects,
+    worker: Option<PathBuf>,
+) -> anyhow::Result<PluginManager> {
+    let values = config.plugins.iter().map(|(id, values)| (id.clone(), values.0.clone()));
+    let settings = Settings {
+        limits: config.limits.plugin.clone(),
+        max_timeout_ms: config.limits.max_timeout_ms,
+        max_memory: config.limits.max_memory,
+        timezone: config.location.timezone.clone(),
+        base: config.mqtt.base_topic.clone(),
+        values: values.collect::<BTreeMap<_, _>>(),
+    };
+    let builder = PluginManager::builder(&config.paths.plugins).settings(settings).effects(effects);
+    let builder = match worker {
+        Some(executable) => builder.worker_executable(executable),
+        None => builder,
+    };
+    Ok(builder.build().await?)
+}
+
+fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
+    std::fs::create_dir_all(data).with_context(|| {
+        format!("the data directory `{}` cannot be made; set another with --data-dir or paths.data", data.display())
+    })?;
+    let lock = File::create(data.join(LOCK))
+        .with_context(|| format!("the data directory `{}` cannot be written to", data.display()))?;
+    if lock.try_lock().is_err() {
+        bail!(
+            "another bridge runs with the data directory `{}`: stop it, or give this one its own with \
+             --data-dir (and its own mqtt.base_topic)",
+            data.display()
+        );
+    }
+    Ok((lock, Store::open(&data.join(STATE))?))
+}
+
+/// Where the broker is; our own is started where none is set.
+fn broker(config: &Config) -> anyhow::Result<(EmbeddedBroker, mqtt::BrokerUrl)> {
+    if let Some(url) = &config.mqtt.url {
+        return Ok((None, mqtt::parse_url(url)?));
+    }
+    let own = own_broker(config.broker.listen)?;
+    Ok((own.0, own.1))
+}
+
+#[cfg(feature = "embedded-broker")]
+fn own_broker(listen: std::net::SocketAddr) -> anyhow::Result<(EmbeddedBroker, mqtt::BrokerUrl)> {
+    let broker = mqtt::broker::start(listen)?;
+    let url = mqtt::parse_url(&format!("mqtt://{}", broker.address()))?;
+    Ok((Some(broker), url))
+}
+
+#[cfg(not(feature = "embedded-broker"))]
+fn own_broker(_: std::net::SocketAddr) -> anyhow::Result<(EmbeddedBroker, mqtt::BrokerUrl)> {
+    bail!("this build has no broker of its own: set mqtt.url, for example with --broker mqtt://127.0.0.1")
+}
+
+/// The id that the broker's session is kept under: the setting, or one made once for this data directory.
+async fn client_id(config: &Config, store: &Store) -> anyhow::Result<String> {
+    if let Some(id) = &config.mqtt.client_id {
+        return Ok(id.clone());
+    }
+    if let Some(id) = store.note(CLIENT_ID).await? {
+        return Ok(id);
+    }
+    let made = uuid::Uuid::now_v7().simple().to_string();
+    let id = format!("jarvis-bridge-{}", &made[made.len() - 12..]);
+    store.keep_note(CLIENT_ID, id.clone()).await?;
+    Ok(id)
+}
+
+fn connection(config: &Config, url: mqtt::BrokerUrl, client_id: String) -> anyhow::Result<mqtt::Config> {
+    let settings = &config.mqtt;
+    Ok(mqtt::Config {
+        host: url.host,
+        port: url.port,
+        username: url.username.or_else(|| settings.username.clone()),
+        password: url.password.or_else(|| settings.password.clone()),
+        client_id,
+        state_topic: crate::model::Topic::parse(&format!("{}/bridge/state", settings.base_topic))?,
+        keep_alive: settings.keep_alive,
+        session_expiry: settings.session_expiry,
+        receive_maximum: settings.receive_maximum,
+        max_packet_size: settings.max_packet_size,
+    })
+}
+
+/// How a client of the command line reaches the broker of a running bridge.
+///
+/// # Errors
+/// When `mqtt.url` is not understood.
+pub fn client_connection(config: &Config) -> anyhow::Result<mqtt::Config> {
+    let url = match &config.mqtt.url {
+        Some(url) => mqtt::parse_url(url)?,
+        None => mqtt::parse_url(&format!("mqtt://{}", config.broker.listen))?,
+    };
+    connection(config, url, String::new())
+}
+
+async fn connect(
+    config: &Config,
+    connection: &mqtt::Config,
+    store: &Store,
+) -> anyhow::Result<(Session, Inbox)> {
+    let requests = Subscription {
+        filter: Filter::parse(&format!("{}/+/request/#", config.mqtt.base_topic))?,
+        id: REQUESTS,
+        qos: 1,
+        // What was retained before we came is no request; what is retained now says so.
+        retain_handling: RetainHandling::Never,
+        retain_as_published: true,
+    };
+    let known = store.note(FILTERS).await?.unwrap_or_default();
+    let known = known.lines().filter_map(|filter| Filter::parse(filter).ok()).collect();
+    Ok(Session::start(connection, vec![requests], known))
+}
+
+/// Notes which filters the broker's session has, so that a later start can take back what it no longer wants.
+async fn keep_filters(session: Session, store: Store) {
+    let mut filters = session.filters();
+    while filters.changed().await.is_ok() {
+        let text: Vec<String> = filters.borrow_and_update().iter().map(ToString::to_string).collect();
+        if let Err(error) = store.keep_note(FILTERS, text.join("\n")).await {
+            tracing::warn!(%error, "the subscriptions could not be noted");
+        }
+    }
+}
+
+fn bridge_config(config: &Config, connection: &mqtt::Config) -> bridge::Config {
+    let local = matches!(connection.host.as_str(), "localhost" | "::1") || connection.host.starts_with("127.");
+    bridge::Config {
+        base: config.mqtt.base_topic.clone(),
+        instance: connection.client_id.clone(),
+        payload: config.limits.payload,
+        reply_topics: config.mqtt.reply_topics.clone(),
+        admin: match config.bridge.admin_over_mqtt {
+            config::Admin::Auto if local => bridge::Admin::Full,
+            config::Admin::Full => bridge::Admin::Full,
+            config::Admin::Auto | config::Admin::Read => bridge::Admin::Read,
+            config::Admin::Off => bridge::Admin::Off,
+        },
+        assistant: match config.chat.assistant {
+            config::Assistant::None => bridge::Assistant::None,
+            config::Assistant::External => bridge::Assistant::External,
+        },
+        chat_timeout: config.chat.timeout,
+        slash_commands: config.chat.slash_commands,
+        health_interval: config.bridge.health_interval,
+        shown: config::show_json(config),
+    }
+}
+
+fn unreadable(directory: &Path) -> String {
+    format!("the plugin directory `{}` cannot be read", directory.display())
+}

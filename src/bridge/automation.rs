@@ -29,7 +29,7 @@ pub(super) async fn answer(desk: &Desk, request: &Request, path: Option<String>,
 }
 
 /// An object with `name`; or text, which is the name, or on a named topic the status.
-fn read(path: Option<String>, payload: Payload) -> Result<Automation, Failure> {
+pub(super) fn read(path: Option<String>, payload: Payload) -> Result<Automation, Failure> {
     let mut fields = match payload {
         Payload::Object(fields) => fields,
         Payload::Text(text) => from_text(path.is_some(), text),

@@ -47,7 +47,7 @@ pub(super) async fn answer(desk: &Desk, request: Request, address: &Address, pay
 }
 
 /// A message, every field in its place.
-fn read(request: &Request, path_role: Option<Role>, payload: Payload) -> Result<ChatMessage, Failure> {
+pub(super) fn read(request: &Request, path_role: Option<Role>, payload: Payload) -> Result<ChatMessage, Failure> {
     let mut fields = match payload {
         Payload::Object(fields) => fields,
         Payload::Text(text) => Map::from_iter([("content".to_owned(), Value::String(text))]),
@@ -188,7 +188,7 @@ async fn publish_prompt(desk: &Desk, message: &Map<String, Value>, cause: &Cause
     desk.outbox().send(outgoing).await;
 }
 
-fn cancelled(stop: &Stop) -> Failure {
+pub(super) fn cancelled(stop: &Stop) -> Failure {
     let reason = stop.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     Failure::new(ErrorCode::Cancelled, format!("plugin `{}` stopped the message{reason}", stop.plugin))
 }

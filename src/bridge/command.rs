@@ -9,7 +9,10 @@ use super::{
     payload::{Payload, invalid, kind},
     request::Request,
 };
-use crate::model::{Envelope, ErrorCode, Failure, message::Command};
+use crate::{
+    model::{Envelope, ErrorCode, Failure, message::Command},
+    plugin::Registry,
+};
 
 const HOOK: &str = "on_command";
 
@@ -25,22 +28,17 @@ pub(super) async fn answer(desk: &Desk, request: &Request, path: Option<String>,
 
 /// Runs a command; shared with the slash commands of the chat.
 pub(super) async fn run(desk: &Desk, request: &Request, command: &Command) -> Outcome {
+    ask(desk.registry(), request, command).await
+}
+
+/// Asks the plugins.
+pub(super) async fn ask(registry: &Registry, request: &Request, command: &Command) -> Outcome {
     let mut outcome = Outcome::of(HOOK).named(&command.name);
-    let mut input = json!({ "id": request.echo.id, "name": command.name, "args": command.args });
-    for (key, value) in [
-        ("conversation_id", &request.echo.conversation_id),
-        ("user", &request.echo.user),
-        ("site", &request.echo.site),
-    ] {
-        if let (Some(value), Some(input)) = (value, input.as_object_mut()) {
-            input.insert(key.into(), value.clone());
-        }
-    }
-    let input = match to_raw_value(&input) {
+    let input = match to_raw_value(&input(request, command)) {
         Ok(input) => input,
         Err(error) => return outcome.failed(invalid(error.to_string())),
     };
-    let asked = desk.registry().command(&command.name, &input, &request.cause).await;
+    let asked = registry.command(&command.name, &input, &request.cause).await;
     outcome.add(asked.steps);
     if let Some(refusal) = asked.refusal {
         return outcome.failed(refusal);
@@ -48,8 +46,25 @@ pub(super) async fn run(desk: &Desk, request: &Request, command: &Command) -> Ou
     if outcome.is_answered() || outcome.has_failed() {
         return outcome;
     }
-    let declared = desk.registry().declares(&command.name);
-    outcome.failed(unanswered(&command.name, declared))
+    outcome.failed(unanswered(&command.name, registry.declares(&command.name)))
+}
+
+/// What `on_command` gets.
+pub(super) fn input(request: &Request, command: &Command) -> Map<String, Value> {
+    let echo = &request.echo;
+    let mut input = Map::from_iter([
+        ("id".to_owned(), echo.id.clone()),
+        ("name".to_owned(), json!(command.name)),
+        ("args".to_owned(), command.args.clone()),
+    ]);
+    for (key, value) in
+        [("conversation_id", &echo.conversation_id), ("user", &echo.user), ("site", &echo.site)]
+    {
+        if let Some(value) = value {
+            input.insert(key.into(), value.clone());
+        }
+    }
+    input
 }
 
 fn unanswered(name: &str, declared: bool) -> Failure {
@@ -78,7 +93,7 @@ fn read(path: Option<String>, payload: Payload) -> Result<Command, (Option<Strin
     Ok(Command { name, args })
 }
 
-fn read_unnamed(payload: Payload) -> Result<Command, Failure> {
+pub(super) fn read_unnamed(payload: Payload) -> Result<Command, Failure> {
     match payload {
         Payload::Text(text) => words(&text),
         Payload::Object(fields) => read_object(fields),

@@ -13,6 +13,7 @@ mod command;
 mod control;
 mod desk;
 mod event;
+mod once;
 mod outcome;
 mod payload;
 mod reply;
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 pub use self::{
     desk::Desk,
+    once::{Once, call_once},
     router::{Counters, Router},
 };
 use crate::model::{Filter, Topic};

@@ -22,6 +22,7 @@ pub mod source;
 mod stats;
 mod watch;
 
+pub(crate) use self::sandbox::known_hook;
 pub use self::{
     blueprint::Settings,
     filter::{Filtered, Stop},
