@@ -16,7 +16,7 @@ use super::{
     failure::Blame,
     host::Host,
     inputs,
-    limits::{Cause, Limiter},
+    limits::Limiter,
     results::{self, Rule},
     sandbox,
 };
@@ -145,6 +145,10 @@ impl Vm {
                     Ok(None) => (Outcome::Nothing, books.commit()),
                     Err(failure) => {
                         books.roll_back();
+                        if failure.code == ErrorCode::MemoryLimit {
+                            // The next call shall not pay for this one. It only fails where there is no heap.
+                            let _ = self.lua.gc_collect();
+                        }
                         (Outcome::Failed(failure), Vec::new())
                     }
                 }
@@ -213,10 +217,6 @@ impl Vm {
         let trip = self.host.limiter.disarm();
         self.host.logs.end_call(&self.host);
         if let Some(trip) = trip {
-            if trip.cause == Cause::Memory {
-                // The next call shall not pay for this one. It only fails where there is no heap.
-                let _ = self.lua.gc_collect();
-            }
             return Err(blame.stopped(&trip, limits));
         }
         let (value, reason) = match returned {
