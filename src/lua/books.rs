@@ -224,12 +224,13 @@ impl Books {
                 self.limits.timers
             )));
         }
+        let bytes = timer.data.as_ref().map_or(0, |data| data.get().len());
+        self.journal.check_two(bytes)?;
         if let Some(number) = replaced {
             self.cancel_timer(number)?;
         }
         self.last_number += 1;
         let number = self.last_number;
-        let bytes = timer.data.as_ref().map_or(0, |data| data.get().len());
         self.journal.push(Effect::Timer { timer: number, delay_ms, repeat: timer.repeat }, bytes)?;
         self.journal.undo(Undo::TimerAdded(number));
         self.timers.insert(number, timer);

@@ -13,6 +13,8 @@ use crate::model::Limits;
 
 /// Every 100 instructions cost the same as every 10,000, and leave the least slack to slow instructions.
 const INSTRUCTIONS: u32 = 100;
+/// No time limit is longer than a day, so that no instant overflows.
+const MAX_MS: u64 = 86_400_000;
 /// Frames of a stack that are searched for a line of the plugin's own.
 const FRAMES: usize = 24;
 
@@ -56,10 +58,11 @@ impl Limiter {
     /// Builds a limiter that is not armed yet.
     pub(super) fn build(limits: &Limits, chunk: &str) -> Self {
         let now = Instant::now();
+        let duration = |millis: u64| Duration::from_millis(millis.min(MAX_MS));
         Self {
-            cpu: Duration::from_millis(limits.cpu_ms),
-            wall: Duration::from_millis(limits.wall_ms),
-            total: Duration::from_millis(limits.total_ms),
+            cpu: duration(limits.cpu_ms),
+            wall: duration(limits.wall_ms),
+            total: duration(limits.total_ms),
             memory: limits.memory,
             source: format!("={chunk}"),
             armed: Cell::new(false),

@@ -28,14 +28,9 @@ use crate::model::{
 /// Why no VM could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Its memory limit is below what the API itself needs.
-    #[error("the sandbox cannot be set up within {memory} bytes (limits.memory): {reason}")]
-    Sandbox {
-        /// The limit.
-        memory: usize,
-        /// What the VM said.
-        reason: String,
-    },
+    /// The VM failed before any plugin code ran.
+    #[error("the sandbox cannot be set up: {0}")]
+    Sandbox(String),
     /// The bridge sent a time zone that is none.
     #[error("`{0}` is not a time zone, write an IANA name such as `Europe/Paris`")]
     TimeZone(String),
@@ -65,7 +60,7 @@ const HOOKS: [&str; 10] = [
 /// # fn example(load: Load, link: std::rc::Rc<dyn Link>, call: Call) -> Result<(), Box<dyn std::error::Error>> {
 /// let (vm, source) = Vm::build(load, link)?;
 /// let loaded = vm.load(&source);
-/// let done = vm.call(call);
+/// let done = vm.call(&call);
 /// # Ok(()) }
 /// ```
 pub struct Vm {
@@ -91,7 +86,7 @@ impl Vm {
     /// When the sandbox itself cannot be set up.
     pub fn build(load: Load, link: Rc<dyn Link>) -> Result<(Self, String), BuildError> {
         let memory = load.limits.memory;
-        let sandbox = |error: mlua::Error| BuildError::Sandbox { memory, reason: error.to_string() };
+        let sandbox = |error: mlua::Error| BuildError::Sandbox(error.to_string());
         let lua = sandbox::open().map_err(sandbox)?;
         let chunk = load.chunk.clone();
         let (host, source) = build_host(load, link, &lua)?;
@@ -132,13 +127,13 @@ impl Vm {
     }
 
     /// Calls a hook or callback.
-    pub fn call(&self, call: Call) -> Done {
+    pub fn call(&self, call: &Call) -> Done {
         self.host.call.set(call.number);
         self.host.books.borrow_mut().forget_loaded();
         let (outcome, effects) = match self.find(&call.target) {
             None => (Outcome::Missing, Vec::new()),
             Some(callee) => {
-                let called = self.call_found(&callee, &call);
+                let called = self.call_found(&callee, call);
                 let mut books = self.host.books.borrow_mut();
                 match called {
                     Ok(Some(value)) => (Outcome::Value(value), books.commit()),
@@ -245,12 +240,11 @@ fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String
     let parse = |filters: &[String]| filters.iter().map(|f| Filter::parse(f)).collect::<Result<Vec<_>, _>>();
     let zone = if load.timezone.is_empty() { "UTC" } else { &load.timezone };
     let marker = sandbox::build_marker(lua).and_then(|marker| sandbox::name_null(lua).map(|()| marker));
-    let memory = load.limits.memory;
     let host = Host {
         no_publish: parse(&no_publish)?,
         no_subscribe: parse(&no_subscribe)?,
         zone: zone.parse().map_err(|_| BuildError::TimeZone(zone.to_owned()))?,
-        marker: marker.map_err(|error| BuildError::Sandbox { memory, reason: error.to_string() })?,
+        marker: marker.map_err(|error| BuildError::Sandbox(error.to_string()))?,
         limiter: Rc::new(Limiter::build(&load.limits, &load.chunk)),
         books: RefCell::new(Books::build(load.limits.clone(), load.snapshot)),
         logs: api::log::LogGate::default(),

@@ -427,7 +427,7 @@ fn strings() {
             r#"return {("abc"):starts_with("ab"), ("abc"):ends_with("bc"), ("abc"):ends_with("x")}"#,
             "[true,true,false]",
         );
-        check_fails("('a'):split('')", "wants a separator that is not empty");
+        check_fails("('a'):split('')", "wants a separator of 1 to 64 bytes");
         check_fails("('a'):starts_with()", "bad argument #2 to 'starts_with' (string expected, got nil)");
     });
 }

@@ -1,11 +1,19 @@
 //! Plugins that do not end, or want too much.
 
-use std::time::{Duration, Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use serde_json::value::RawValue;
 
 use super::{Bench, check_fails, load, outcome, with_stack};
-use crate::model::{
-    Limits,
-    frame::{Load, Outcome},
+use crate::{
+    lua::{Link, Vm},
+    model::{
+        Limits,
+        frame::{Call, Input, Load, LogLine, Outcome, Refusal, Request, Target},
+    },
 };
 
 /// A plugin with 50 ms of CPU time.
@@ -207,6 +215,32 @@ fn wall_and_total_time_are_limits_of_their_own() {
 }
 
 #[test]
+fn waits_count_for_the_total_only() {
+    struct SlowBridge(Duration);
+    impl Link for SlowBridge {
+        fn ask(&self, _: Request) -> Result<Box<RawValue>, Refusal> {
+            std::thread::sleep(self.0);
+            Ok(RawValue::NULL.to_owned())
+        }
+
+        fn log(&self, _: LogLine) {}
+    }
+    with_stack(|| {
+        let call = |total_ms| {
+            let plugin = load("function on_command() jarvis.sleep(1) for i = 1, 1000 do end return {} end");
+            let limits = Limits { cpu_ms: 100, wall_ms: 100, total_ms, ..plugin.limits.clone() };
+            let bridge = Rc::new(SlowBridge(Duration::from_millis(300)));
+            let (vm, source) = Vm::build(Load { limits, ..plugin }, bridge).unwrap();
+            vm.load(&source);
+            let target = Target::Hook("on_command".into());
+            outcome(&vm.call(&Call { number: 1, target, input: Input::Nothing }))
+        };
+        assert_eq!(call(60_000), "{}");
+        assert!(call(200).contains("with its waits it took 200 ms (limits.hook_total_ms)"));
+    });
+}
+
+#[test]
 fn the_source_itself_is_limited() {
     with_stack(|| {
         let bench = Bench::start(load("\nwhile true do end"));
@@ -242,6 +276,10 @@ fn state_handlers_and_timers_have_quotas() {
         check_fails("for i = 1, 65 do jarvis.events.on('e', print) end", "(limits.handlers)");
         check_fails("for i = 1, 65 do jarvis.timer.after(1, print) end", "(limits.timers)");
         check_fails("for i = 1, 1e9 do jarvis.timer.after(1, print, {name = 'x'}) end", "8 MiB");
+        check_fails(
+            "for i = 1, 1e9 do local k = ('\\1'):rep(200) .. i jarvis.state.set(k, 1) jarvis.state.delete(k) end",
+            "8 MiB",
+        );
         check_fails("for i = 1, 1e9 do jarvis.events.off(jarvis.events.on('e', print)) end", "8 MiB");
         // The same key again and again takes no more room.
         let bench = Bench::of_body("for i = 1, 1000 do jarvis.state.set('k', ('x'):rep(10000)) end");
