@@ -154,9 +154,9 @@ impl Vm {
 
     fn call_found(&self, callee: &Callee, call: &Call) -> Result<Option<Box<RawValue>>, Failure> {
         let blame = Blame { plugin: &self.host.about.id, what: &callee.what };
-        let arguments = inputs::arguments(&self.lua, &self.host, call)
-            .map_err(|problem| blame.unreadable(&problem, &self.host.limits))?;
+        let arguments = inputs::arguments(&self.lua, &self.host, call);
         self.expend(&call.target);
+        let arguments = arguments.map_err(|problem| blame.unreadable(&problem, &self.host.limits))?;
         self.transact(blame, callee.rule, &callee.function, arguments)
     }
 
@@ -183,18 +183,14 @@ impl Vm {
         }
     }
 
-    /// Drops what is called for the last time: inside the transaction, so that a failure brings it back, and
-    /// before the call, so that it does not count against what the call registers in its place.
+    /// Drops what is called for the last time. No failure brings it back, or its place would stay taken for
+    /// ever; and it goes before the call, so that it does not count against what the call registers instead.
     fn expend(&self, target: &Target) {
         let mut books = self.host.books.borrow_mut();
         match target {
-            Target::Handler(number) if books.handler(*number).is_some_and(|handler| handler.once) => {
-                books.expend_handler(*number);
-            }
-            Target::Timer(number) if books.timer(*number).is_some_and(|timer| !timer.repeat) => {
-                books.expend_timer(*number);
-            }
-            _ => {}
+            Target::Hook(_) => {}
+            Target::Handler(number) => books.expend_handler(*number),
+            Target::Timer(number) => books.expend_timer(*number),
         }
     }
 

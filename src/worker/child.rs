@@ -8,7 +8,6 @@ use std::{
     io::{self, Read, Write},
     mem::ManuallyDrop,
     os::fd::AsFd,
-    process::ExitCode,
     rc::Rc,
     thread,
 };
@@ -45,13 +44,15 @@ enum ChildError {
 }
 
 /// Runs a worker on standard input and output until its input ends.
+///
+/// Gives the process's exit code; a reason to end early is a line on standard error.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn run() -> i32 {
     match die_with_parent().and_then(|()| with_stack(serve_stdio)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("worker: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
@@ -145,7 +146,7 @@ struct Ends {
     taken: usize,
     chunk: Box<[u8]>,
     written: Vec<u8>,
-    /// Frames that came while a request waited. The bridge bounds them: it sends no more than a mailbox holds.
+    /// Frames that came while a request waited. The bridge bounds them: it writes only a few calls ahead.
     queue: VecDeque<ToWorker>,
     /// What broke while plugin code ran; told once it has ended.
     broken: Option<ChildError>,

@@ -138,7 +138,7 @@ fn state() {
             "return {jarvis.state.get('count'), jarvis.state.get('none', 'd'), jarvis.state.get('none') == nil}",
             r#"[3,"d",true]"#,
         );
-        check("return jarvis.state.get('home')", r#"{"lat":45.75,"tags":[]}"#);
+        check("local home = jarvis.state.get('home') return {home.lat, home.tags}", "[45.75,[]]");
         check("return {select('#', jarvis.state.get('none'))}", "[1]");
         check("return jarvis.state.keys()", r#"["count","home","name"]"#);
         check("return jarvis.state.keys('na')", r#"["name"]"#);
