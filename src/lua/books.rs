@@ -210,7 +210,9 @@ impl Books {
             return Ok(false);
         }
         self.journal.push(Effect::Off { handler: number }, 0)?;
-        self.expend_handler(number);
+        if let Some(handler) = self.handlers.remove(&number) {
+            self.journal.undo(Undo::HandlerRemoved(number, handler));
+        }
         Ok(true)
     }
 
@@ -224,12 +226,13 @@ impl Books {
                 self.limits.timers
             )));
         }
+        let bytes = timer.data.as_ref().map_or(0, |data| data.get().len());
+        self.journal.check_two(bytes)?;
         if let Some(number) = replaced {
             self.cancel_timer(number)?;
         }
         self.last_number += 1;
         let number = self.last_number;
-        let bytes = timer.data.as_ref().map_or(0, |data| data.get().len());
         self.journal.push(Effect::Timer { timer: number, delay_ms, repeat: timer.repeat }, bytes)?;
         self.journal.undo(Undo::TimerAdded(number));
         self.timers.insert(number, timer);
@@ -247,21 +250,23 @@ impl Books {
             return Ok(false);
         }
         self.journal.push(Effect::CancelTimer { timer: number }, 0)?;
-        self.expend_timer(number);
+        if let Some(timer) = self.timers.remove(&number) {
+            self.journal.undo(Undo::TimerRemoved(number, timer));
+        }
         Ok(true)
     }
 
-    /// Drops a handler whose last call this is. The bridge drops its side by itself.
+    /// Drops a handler that is called for the last time, whatever comes of it: so does the bridge.
     pub(super) fn expend_handler(&mut self, number: u64) {
-        if let Some(handler) = self.handlers.remove(&number) {
-            self.journal.undo(Undo::HandlerRemoved(number, handler));
+        if self.handlers.get(&number).is_some_and(|handler| handler.once) {
+            self.handlers.remove(&number);
         }
     }
 
-    /// Drops a timer whose last call this is. The bridge drops its side by itself.
+    /// Drops a timer that is called for the last time, whatever comes of it: so does the bridge.
     pub(super) fn expend_timer(&mut self, number: u64) {
-        if let Some(timer) = self.timers.remove(&number) {
-            self.journal.undo(Undo::TimerRemoved(number, timer));
+        if self.timers.get(&number).is_some_and(|timer| !timer.repeat) {
+            self.timers.remove(&number);
         }
     }
 

@@ -73,13 +73,13 @@ impl Host {
     }
 
     /// Writes a value as JSON text within the plugin's limits; `what` it is begins the error.
-    pub(super) fn to_json(&self, value: &Value, what: &str) -> Result<Box<RawValue>, Problem> {
+    pub(super) fn write_json(&self, value: &Value, what: &str) -> Result<Box<RawValue>, Problem> {
         to_json(value, Bounds::from(&self.limits), &self.marker)
             .map_err(|problem| Problem::mistake(problem.sentence(what)))
     }
 
     /// Reads JSON text that is known to be JSON.
-    pub(super) fn from_json(&self, lua: &Lua, text: &RawValue) -> Result<Value, Problem> {
+    pub(super) fn read_json(&self, lua: &Lua, text: &RawValue) -> Result<Value, Problem> {
         from_json(lua, &self.marker, text.get().as_bytes()).map_err(|problem| match problem {
             Unreadable::Syntax(error) => Problem::mistake(error.to_string()),
             Unreadable::Memory => Problem::Vm(mlua::Error::MemoryError("not enough memory".into())),

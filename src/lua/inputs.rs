@@ -15,9 +15,9 @@ use crate::model::{
 pub(super) fn arguments(lua: &Lua, host: &Host, call: &Call) -> Result<(Value, Value), Problem> {
     match &call.input {
         Input::Nothing => Ok((timer_data(lua, host, &call.target)?, Value::Nil)),
-        Input::Value(value) => Ok((host.from_json(lua, value)?, Value::Nil)),
+        Input::Value(value) => Ok((host.read_json(lua, value)?, Value::Nil)),
         Input::Event { data, event } => {
-            Ok((host.from_json(lua, data)?, Value::Table(event_table(lua, event)?)))
+            Ok((host.read_json(lua, data)?, Value::Table(event_table(lua, event)?)))
         }
         Input::Message(message) => Ok((Value::Table(message_table(lua, host, message)?), Value::Nil)),
     }
@@ -27,7 +27,7 @@ fn timer_data(lua: &Lua, host: &Host, target: &Target) -> Result<Value, Problem>
     let Target::Timer(number) = target else { return Ok(Value::Nil) };
     let books = host.books.borrow();
     let data = books.timer(*number).and_then(|timer| timer.data.as_deref());
-    data.map_or(Ok(Value::Nil), |data| host.from_json(lua, data))
+    data.map_or(Ok(Value::Nil), |data| host.read_json(lua, data))
 }
 
 fn event_table(lua: &Lua, event: &EventInfo) -> mlua::Result<Table> {

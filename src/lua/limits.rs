@@ -1,18 +1,20 @@
 //! Stops plugin code that passes its time or memory. Knows the VM's hook, never what the code was for.
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::Cell,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use mlua::{HookTriggers, Lua, Table, VmState};
+use mlua::{HookTriggers, Lua, VmState};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::model::Limits;
 
 /// Every 100 instructions cost the same as every 10,000, and leave the least slack to slow instructions.
 const INSTRUCTIONS: u32 = 100;
+/// No time limit is longer than a day, so that no instant overflows.
+const MAX_MS: u64 = 86_400_000;
 /// Frames of a stack that are searched for a line of the plugin's own.
 const FRAMES: usize = 24;
 
@@ -32,8 +34,6 @@ pub(super) struct Limiter {
     next_look: Cell<Instant>,
     tripped: Cell<bool>,
     trip: Cell<Option<Trip>>,
-    /// Its first field tells the prelude that the running call was stopped.
-    gate: OnceCell<Table>,
 }
 
 /// A call that was stopped.
@@ -58,10 +58,11 @@ impl Limiter {
     /// Builds a limiter that is not armed yet.
     pub(super) fn build(limits: &Limits, chunk: &str) -> Self {
         let now = Instant::now();
+        let duration = |millis: u64| Duration::from_millis(millis.min(MAX_MS));
         Self {
-            cpu: Duration::from_millis(limits.cpu_ms),
-            wall: Duration::from_millis(limits.wall_ms),
-            total: Duration::from_millis(limits.total_ms),
+            cpu: duration(limits.cpu_ms),
+            wall: duration(limits.wall_ms),
+            total: duration(limits.total_ms),
             memory: limits.memory,
             source: format!("={chunk}"),
             armed: Cell::new(false),
@@ -71,15 +72,11 @@ impl Limiter {
             next_look: Cell::new(now),
             tripped: Cell::new(false),
             trip: Cell::new(None),
-            gate: OnceCell::new(),
         }
     }
 
     /// Installs the hook. Must come before any plugin code: a coroutine inherits the hook of its maker.
-    pub(super) fn install(self: &Rc<Self>, lua: &Lua, gate: Table) -> mlua::Result<()> {
-        gate.raw_set(1, false)?;
-        // Set only here, so it cannot be set already.
-        let _ = self.gate.set(gate);
+    pub(super) fn install(self: &Rc<Self>, lua: &Lua) -> mlua::Result<()> {
         let limiter = Rc::clone(self);
         let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS);
         lua.set_global_hook(triggers, move |lua, _| limiter.look(lua))
@@ -98,9 +95,7 @@ impl Limiter {
     /// Ends a call and says whether, and where, it was stopped.
     pub(super) fn disarm(&self) -> Option<Trip> {
         self.armed.set(false);
-        if self.tripped.replace(false) {
-            self.open_gate(false);
-        }
+        self.tripped.set(false);
         self.trip.take()
     }
 
@@ -154,14 +149,6 @@ impl Limiter {
     fn stop(&self, lua: &Lua, cause: Cause) {
         self.trip.set(Some(Trip { cause, place: self.place(lua) }));
         self.tripped.set(true);
-        self.open_gate(true);
-    }
-
-    fn open_gate(&self, tripped: bool) {
-        if let Some(gate) = self.gate.get() {
-            // The field exists since `install`, so nothing is allocated that could fail.
-            let _ = gate.raw_set(1, tripped);
-        }
     }
 
     fn passed_time(&self) -> Option<Cause> {

@@ -10,6 +10,8 @@ mod inputs;
 mod limits;
 mod results;
 mod sandbox;
+#[cfg(test)]
+mod tests;
 mod text;
 mod vm;
 

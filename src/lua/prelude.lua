@@ -1,35 +1,28 @@
 -- Runs once in every VM before the plugin's source. `raw` holds the functions of the API, each returning
--- `problem, value, why`; `gate[1]` is true from the moment the running call was stopped until it has unwound.
-local raw, gate = ...
+-- `problem, value, why`.
+local raw = ...
 
 local error, getmetatable, next, pairs, rawget = error, getmetatable, next, pairs, rawget
 local ipairs, select, tonumber, tostring, type = ipairs, select, tonumber, tostring, type
 local pcall0, setmetatable0, rawset0, collectgarbage0 = pcall, setmetatable, rawset, collectgarbage
 local create0, resume0, close0 = coroutine.create, coroutine.resume, coroutine.close
-local position, plain, describe = raw.position, raw.plain, raw.describe
+local position, caught, describe = raw.position, raw.caught, raw.describe
 
 -- Raises at the nearest line of the plugin: with a level instead, a tail call would hide it.
 local function fail(message)
   error(position() .. message, 0)
 end
 
-local function stopped()
-  error("stopped", 0)
-end
-
 -- Errors ------------------------------------------------------------------------------------------------------
 -- A stop is an error like any other, so whatever catches errors raises again once the call was stopped.
 
 local function after(ok, ...)
-  if gate[1] then
-    stopped()
-  end
   if ok then
     return ok, ...
   end
-  local problem = ...
-  if type(problem) == "userdata" and problem ~= raw.null then
-    problem = plain(problem)
+  local stopped, problem = caught((...))
+  if stopped then
+    error("stopped", 0)
   end
   return false, problem
 end
@@ -51,16 +44,21 @@ function xpcall(f, handler, ...)
   return handled(handler, after(pcall0(f, ...)))
 end
 
+-- Raises an error of C's again, at the plugin's line.
+local function raise(problem)
+  if type(problem) == "string" and problem ~= "not enough memory" then
+    fail(problem)
+  end
+  error(problem, 0)
+end
+
 -- For functions of C that are given a Lua face here: their errors shall name the plugin's line, not ours.
 local function outcome(ok, ...)
   if ok then
     return ...
   end
   local _, problem = after(false, ...)
-  if type(problem) == "string" then
-    fail(problem)
-  end
-  error(problem, 0)
+  raise(problem)
 end
 
 local libraries = { string = string, table = table, math = math, utf8 = utf8, coroutine = coroutine }
@@ -77,12 +75,8 @@ local function unwrapped(thread, ok, ...)
   if ok then
     return ...
   end
-  local problem = ...
   after(close0(thread))
-  if type(problem) == "string" then
-    fail(problem)
-  end
-  error(problem, 0)
+  raise((...))
 end
 
 function coroutine.wrap(f)

@@ -1,9 +1,10 @@
 //! Makes a bare VM into one that plugin code may run in. Knows the prelude, never a plugin.
 
-use mlua::{Function, LightUserData, Lua, LuaOptions, StdLib, Table, chunk::ChunkMode};
+use std::rc::Rc;
+
+use mlua::{Function, LightUserData, Lua, LuaOptions, StdLib, Table, Value, chunk::ChunkMode};
 
 use super::{limits::Limiter, text};
-use std::rc::Rc;
 
 /// Lua code that runs before the plugin's: replaces what could swallow a stop, locks the libraries.
 const PRELUDE: &str = include_str!("prelude.lua");
@@ -36,8 +37,7 @@ pub(super) fn build_marker(lua: &Lua) -> mlua::Result<Table> {
 /// called.
 pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Result<Function> {
     let pcall: Function = lua.globals().raw_get("pcall")?;
-    let gate = lua.create_table()?;
-    limiter.install(lua, gate.clone())?;
+    limiter.install(lua)?;
     let place = Rc::clone(limiter);
     raw.raw_set(
         "position",
@@ -45,13 +45,22 @@ pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Resul
             Ok(place.place(lua).map(|place| place + ": ").unwrap_or_default())
         })?,
     )?;
-    // An error object that is none of Lua's own: mlua's, when memory ran out inside one of our functions.
-    raw.raw_set(
-        "plain",
-        lua.create_function(|lua, error: mlua::Error| {
-            lua.create_string(text::clean(error.to_string().as_bytes(), 512))
-        })?,
-    )?;
-    lua.load(PRELUDE).set_name("=[jarvis]").set_mode(ChunkMode::Text).call::<()>((raw, gate))?;
+    let limiter = Rc::clone(limiter);
+    raw.raw_set("caught", lua.create_function(move |lua, problem| caught(lua, &limiter, problem))?)?;
+    lua.load(PRELUDE).set_name("=[jarvis]").set_mode(ChunkMode::Text).call::<()>(raw)?;
     Ok(pcall)
+}
+
+/// What a protected call of the plugin's caught: whether the running call was stopped and must fail on, and the
+/// error object, as text where it is mlua's (memory ran out inside a function of ours).
+///
+/// The prelude asks here, and no flag in a Lua table tells it: setting one can fail where the stack is full, and
+/// a call that cannot be made is an error, which is as good as a stop.
+fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, Value)> {
+    if limiter.is_tripped() {
+        return Ok((true, Value::Nil));
+    }
+    let Value::Error(error) = problem else { return Ok((false, problem)) };
+    let text = text::clean(error.to_string().as_bytes(), 512);
+    Ok((false, Value::String(lua.create_string(text)?)))
 }

@@ -16,7 +16,7 @@ use super::{
     failure::Blame,
     host::Host,
     inputs,
-    limits::{Cause, Limiter},
+    limits::Limiter,
     results::{self, Rule},
     sandbox,
 };
@@ -28,14 +28,9 @@ use crate::model::{
 /// Why no VM could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Its memory limit is below what the API itself needs.
-    #[error("the sandbox cannot be set up within {memory} bytes (limits.memory): {reason}")]
-    Sandbox {
-        /// The limit.
-        memory: usize,
-        /// What the VM said.
-        reason: String,
-    },
+    /// The VM failed before any plugin code ran.
+    #[error("the sandbox cannot be set up: {0}")]
+    Sandbox(String),
     /// The bridge sent a time zone that is none.
     #[error("`{0}` is not a time zone, write an IANA name such as `Europe/Paris`")]
     TimeZone(String),
@@ -65,7 +60,7 @@ const HOOKS: [&str; 10] = [
 /// # fn example(load: Load, link: std::rc::Rc<dyn Link>, call: Call) -> Result<(), Box<dyn std::error::Error>> {
 /// let (vm, source) = Vm::build(load, link)?;
 /// let loaded = vm.load(&source);
-/// let done = vm.call(call);
+/// let done = vm.call(&call);
 /// # Ok(()) }
 /// ```
 pub struct Vm {
@@ -91,7 +86,7 @@ impl Vm {
     /// When the sandbox itself cannot be set up.
     pub fn build(load: Load, link: Rc<dyn Link>) -> Result<(Self, String), BuildError> {
         let memory = load.limits.memory;
-        let sandbox = |error: mlua::Error| BuildError::Sandbox { memory, reason: error.to_string() };
+        let sandbox = |error: mlua::Error| BuildError::Sandbox(error.to_string());
         let lua = sandbox::open().map_err(sandbox)?;
         let chunk = load.chunk.clone();
         let (host, source) = build_host(load, link, &lua)?;
@@ -132,19 +127,23 @@ impl Vm {
     }
 
     /// Calls a hook or callback.
-    pub fn call(&self, call: Call) -> Done {
+    pub fn call(&self, call: &Call) -> Done {
         self.host.call.set(call.number);
         self.host.books.borrow_mut().forget_loaded();
         let (outcome, effects) = match self.find(&call.target) {
             None => (Outcome::Missing, Vec::new()),
             Some(callee) => {
-                let called = self.call_found(&callee, &call);
+                let called = self.call_found(&callee, call);
                 let mut books = self.host.books.borrow_mut();
                 match called {
                     Ok(Some(value)) => (Outcome::Value(value), books.commit()),
                     Ok(None) => (Outcome::Nothing, books.commit()),
                     Err(failure) => {
                         books.roll_back();
+                        if failure.code == ErrorCode::MemoryLimit {
+                            // The next call shall not pay for this one. It only fails where there is no heap.
+                            let _ = self.lua.gc_collect();
+                        }
                         (Outcome::Failed(failure), Vec::new())
                     }
                 }
@@ -155,9 +154,9 @@ impl Vm {
 
     fn call_found(&self, callee: &Callee, call: &Call) -> Result<Option<Box<RawValue>>, Failure> {
         let blame = Blame { plugin: &self.host.about.id, what: &callee.what };
-        let arguments = inputs::arguments(&self.lua, &self.host, call)
-            .map_err(|problem| blame.unreadable(&problem, &self.host.limits))?;
+        let arguments = inputs::arguments(&self.lua, &self.host, call);
         self.expend(&call.target);
+        let arguments = arguments.map_err(|problem| blame.unreadable(&problem, &self.host.limits))?;
         self.transact(blame, callee.rule, &callee.function, arguments)
     }
 
@@ -184,18 +183,14 @@ impl Vm {
         }
     }
 
-    /// Drops what is called for the last time: inside the transaction, so that a failure brings it back, and
-    /// before the call, so that it does not count against what the call registers in its place.
+    /// Drops what is called for the last time. No failure brings it back, or its place would stay taken for
+    /// ever; and it goes before the call, so that it does not count against what the call registers instead.
     fn expend(&self, target: &Target) {
         let mut books = self.host.books.borrow_mut();
         match target {
-            Target::Handler(number) if books.handler(*number).is_some_and(|handler| handler.once) => {
-                books.expend_handler(*number);
-            }
-            Target::Timer(number) if books.timer(*number).is_some_and(|timer| !timer.repeat) => {
-                books.expend_timer(*number);
-            }
-            _ => {}
+            Target::Hook(_) => {}
+            Target::Handler(number) => books.expend_handler(*number),
+            Target::Timer(number) => books.expend_timer(*number),
         }
     }
 
@@ -213,10 +208,6 @@ impl Vm {
         let trip = self.host.limiter.disarm();
         self.host.logs.end_call(&self.host);
         if let Some(trip) = trip {
-            if trip.cause == Cause::Memory {
-                // The next call shall not pay for this one. It only fails where there is no heap.
-                let _ = self.lua.gc_collect();
-            }
             return Err(blame.stopped(&trip, limits));
         }
         let (value, reason) = match returned {
@@ -245,12 +236,11 @@ fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String
     let parse = |filters: &[String]| filters.iter().map(|f| Filter::parse(f)).collect::<Result<Vec<_>, _>>();
     let zone = if load.timezone.is_empty() { "UTC" } else { &load.timezone };
     let marker = sandbox::build_marker(lua).and_then(|marker| sandbox::name_null(lua).map(|()| marker));
-    let memory = load.limits.memory;
     let host = Host {
         no_publish: parse(&no_publish)?,
         no_subscribe: parse(&no_subscribe)?,
         zone: zone.parse().map_err(|_| BuildError::TimeZone(zone.to_owned()))?,
-        marker: marker.map_err(|error| BuildError::Sandbox { memory, reason: error.to_string() })?,
+        marker: marker.map_err(|error| BuildError::Sandbox(error.to_string()))?,
         limiter: Rc::new(Limiter::build(&load.limits, &load.chunk)),
         books: RefCell::new(Books::build(load.limits.clone(), load.snapshot)),
         logs: api::log::LogGate::default(),

@@ -9,7 +9,7 @@ fn get(call: &Invocation<'_>) -> Answer {
     let key = call.key(0)?;
     let books = call.host.books.borrow();
     match books.config(&key) {
-        Some(value) => Ok(Reply::Value(call.host.from_json(call.lua, value)?)),
+        Some(value) => Ok(Reply::Value(call.host.read_json(call.lua, value)?)),
         None => Ok(Reply::Value(call.value(1).clone())),
     }
 }
@@ -18,7 +18,7 @@ fn set(call: &Invocation<'_>) -> Answer {
     let key = call.key(0)?;
     let value = match call.value(1) {
         value if value.is_nil() => None,
-        value => Some(call.host.to_json(value, &format!("{} `{key}`", call.name))?),
+        value => Some(call.host.write_json(value, &format!("{} `{key}`", call.name))?),
     };
     call.host.books.borrow_mut().write(Shelf::Config, key, value)?;
     Ok(Reply::Nothing)

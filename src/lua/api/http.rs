@@ -119,7 +119,7 @@ fn body(call: &Invocation<'_>, options: &Options<'_>) -> Result<Option<Body>, Pr
         return Err(call.mistake("wants one body: data, `json` or `form`"));
     }
     let as_json = |value: &Value| -> Result<Body, Problem> {
-        let text = call.host.to_json(value, "the request's body")?;
+        let text = call.host.write_json(value, "the request's body")?;
         Ok((Payload::Text(text.get().to_owned()), Some("application/json")))
     };
     let body = match (data, &json, form) {

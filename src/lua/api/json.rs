@@ -12,7 +12,7 @@ pub(super) const FUNCTIONS: &[Entry] =
     &[("jarvis.json.encode", encode), ("jarvis.json.decode", decode), ("jarvis.json.array", array)];
 
 fn encode(call: &Invocation<'_>) -> Answer {
-    let text = call.host.to_json(call.value(0), "jarvis.json.encode: the value")?;
+    let text = call.host.write_json(call.value(0), "jarvis.json.encode: the value")?;
     Ok(Reply::Value(Value::String(call.lua.create_string(text.get())?)))
 }
 

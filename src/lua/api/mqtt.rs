@@ -125,7 +125,7 @@ fn payload(call: &Invocation<'_>, topic: &Topic) -> Result<Payload, Problem> {
         | Value::Integer(_)
         | Value::Number(_)
         | Value::LightUserData(_)) => {
-            let text = call.host.to_json(value, &format!("the payload for `{topic}`"))?;
+            let text = call.host.write_json(value, &format!("the payload for `{topic}`"))?;
             Payload::Text(text.get().to_owned())
         }
         Value::Nil => {

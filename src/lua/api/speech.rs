@@ -49,11 +49,13 @@ fn command(call: &Invocation<'_>) -> Answer {
     }
     let args = match call.value(1) {
         Value::Nil => RawValue::NULL.to_owned(),
-        args @ Value::Table(_) => call.host.to_json(args, &format!("the arguments of command `{name}`"))?,
+        args @ Value::Table(_) => {
+            call.host.write_json(args, &format!("the arguments of command `{name}`"))?
+        }
         _ => return Err(call.mistake("wants a table as the command's arguments")),
     };
     match call.host.ask(Operation::Command { name, args })? {
-        Ok(result) => Ok(Reply::Value(call.host.from_json(call.lua, &result)?)),
+        Ok(result) => Ok(Reply::Value(call.host.read_json(call.lua, &result)?)),
         Err(why) => Ok(Reply::Failure(why)),
     }
 }

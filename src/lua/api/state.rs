@@ -19,7 +19,7 @@ fn get(call: &Invocation<'_>) -> Answer {
     let key = call.key(0)?;
     let books = call.host.books.borrow();
     match books.state(&key) {
-        Some(value) => Ok(Reply::Value(call.host.from_json(call.lua, value)?)),
+        Some(value) => Ok(Reply::Value(call.host.read_json(call.lua, value)?)),
         None => Ok(Reply::Value(call.value(1).clone())),
     }
 }
@@ -29,7 +29,7 @@ fn set(call: &Invocation<'_>) -> Answer {
     if call.value(1).is_nil() {
         return delete(call);
     }
-    let value = call.host.to_json(call.value(1), &format!("{} `{key}`", call.name))?;
+    let value = call.host.write_json(call.value(1), &format!("{} `{key}`", call.name))?;
     call.host.books.borrow_mut().write(Shelf::State, key, Some(value))?;
     Ok(Reply::Nothing)
 }
@@ -59,14 +59,14 @@ fn incr(call: &Invocation<'_>) -> Answer {
         _ => return Err(call.mistake("wants a number as what to add")),
     };
     let old = call.host.books.borrow().state(&key).map(|value| read_number(call, &key, value)).transpose()?;
-    let sum = add(old.unwrap_or(Value::Integer(0)), step);
-    let text = call.host.to_json(&sum, &format!("{} `{key}`", call.name))?;
+    let sum = add(&old.unwrap_or(Value::Integer(0)), &step);
+    let text = call.host.write_json(&sum, &format!("{} `{key}`", call.name))?;
     call.host.books.borrow_mut().write(Shelf::State, key, Some(text))?;
     Ok(Reply::Value(sum))
 }
 
 fn read_number(call: &Invocation<'_>, key: &str, value: &RawValue) -> Result<Value, Problem> {
-    match call.host.from_json(call.lua, value)? {
+    match call.host.read_json(call.lua, value)? {
         number @ (Value::Integer(_) | Value::Number(_)) => Ok(number),
         _ => Err(call.mistake(&format!("cannot count `{key}`: it holds no number"))),
     }
@@ -74,16 +74,16 @@ fn read_number(call: &Invocation<'_>, key: &str, value: &RawValue) -> Result<Val
 
 /// Adds as Lua does, but an integer that would wrap around becomes a float.
 #[expect(clippy::cast_precision_loss, reason = "a float is what Lua has beyond its integers")]
-fn add(left: Value, right: Value) -> Value {
+fn add(left: &Value, right: &Value) -> Value {
     let float = |value: &Value| match value {
         Value::Integer(number) => *number as f64,
         Value::Number(number) => *number,
         _ => 0.0,
     };
-    if let (Value::Integer(left), Value::Integer(right)) = (&left, &right)
+    if let (Value::Integer(left), Value::Integer(right)) = (left, right)
         && let Some(sum) = left.checked_add(*right)
     {
         return Value::Integer(sum);
     }
-    Value::Number(float(&left) + float(&right))
+    Value::Number(float(left) + float(right))
 }

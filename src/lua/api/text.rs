@@ -8,6 +8,9 @@ use mlua::{LuaString, Value};
 use super::{Answer, Entry, Invocation, Problem, Reply};
 use crate::lua::failure::lua_type;
 
+/// Bytes of a separator: no limit reaches the search, so its cost must not grow with both of its texts.
+const MAX_SEPARATOR: usize = 64;
+
 pub(super) const FUNCTIONS: &[Entry] = &[
     ("string.trim", trim),
     ("string.split", split),
@@ -31,8 +34,8 @@ fn split(call: &Invocation<'_>) -> Answer {
     } else {
         let separator = string(call, 1)?;
         let separator = separator.as_bytes();
-        if separator.is_empty() {
-            return Err(call.mistake("wants a separator that is not empty"));
+        if !(1..=MAX_SEPARATOR).contains(&separator.len()) {
+            return Err(call.mistake("wants a separator of 1 to 64 bytes"));
         }
         let most = match call.value(2) {
             Value::Nil => usize::MAX,

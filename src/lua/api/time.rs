@@ -96,7 +96,9 @@ fn moment(call: &Invocation<'_>, index: usize) -> Result<DateTime<Tz>, Problem> 
         Value::Nil => Some(Utc::now()),
         Value::Integer(seconds) => DateTime::from_timestamp(*seconds, 0),
         #[expect(clippy::cast_possible_truncation, reason = "a float beyond i64 saturates and is refused")]
-        Value::Number(seconds) => DateTime::from_timestamp_micros((seconds * 1e6) as i64),
+        Value::Number(seconds) if seconds.is_finite() => {
+            DateTime::from_timestamp_micros((seconds * 1e6) as i64)
+        }
         _ => return Err(call.mistake("wants seconds since 1970, as jarvis.time.now() gives them")),
     };
     // Beyond the year 9999 formats have no place for the year.

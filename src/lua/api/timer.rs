@@ -24,7 +24,7 @@ fn every(call: &Invocation<'_>) -> Answer {
     add(call, delay_ms, Repeat::Always)
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Repeat {
     Once,
     Always,
@@ -44,7 +44,7 @@ fn add(call: &Invocation<'_>, delay_ms: u64, repeat: Repeat) -> Answer {
     }
     let data = match options.get("data")? {
         Value::Nil => None,
-        data => Some(call.host.to_json(&data, "the timer's data")?),
+        data => Some(call.host.write_json(&data, "the timer's data")?),
     };
     let timer = Timer { function, name, data, repeat: repeat == Repeat::Always };
     let number = call.host.books.borrow_mut().add_timer(timer, delay_ms)?;

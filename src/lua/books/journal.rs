@@ -5,7 +5,10 @@ use std::{collections::HashMap, mem};
 use serde_json::value::RawValue;
 
 use super::{Handler, Timer};
-use crate::{lua::host::Problem, model::frame::Effect};
+use crate::{
+    lua::{convert::escaped_length, host::Problem},
+    model::frame::Effect,
+};
 
 /// The most bytes that the effects of one call may take. With a result they must fit into one frame, and this
 /// bounds what a call can pile up outside of the Lua heap; a plugin that wants more is refused the effect.
@@ -61,6 +64,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether two effects with so many bytes between them still fit.
+    pub(super) fn check_two(&self, bytes: usize) -> Result<(), Problem> {
+        self.check(bytes + 2 * OVERHEAD)
+    }
+
     pub(super) fn count_output(&mut self, limit: usize) -> Result<(), Problem> {
         if self.outputs >= limit {
             return Err(Problem::mistake(format!(
@@ -109,8 +117,7 @@ impl Journal {
 }
 
 fn write_bytes(key: &str, value: Option<&RawValue>) -> usize {
-    // The key is there twice, and may need escapes.
-    2 * key.len() + value.map_or(0, |value| value.get().len()) + OVERHEAD
+    escaped_length(key) + value.map_or(0, |value| value.get().len()) + OVERHEAD
 }
 
 fn write_effect(shelf: Shelf, key: String, value: Option<Box<RawValue>>) -> Effect {
