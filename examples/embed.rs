@@ -21,7 +21,8 @@ async fn embed() -> anyhow::Result<()> {
         println!("loaded {} {}", plugin.manifest.id, plugin.manifest.version);
     }
 
-    let result = sandbox.call_hook("welcome", "on_chat", json!({ "role": "user", "content": "Hello" })).await?;
+    let result =
+        sandbox.call_hook("welcome", "on_chat", json!({ "role": "user", "content": "Hello" })).await?;
     println!("welcome says {result}");
 
     manager.unload("welcome")?;

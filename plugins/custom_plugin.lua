@@ -5,17 +5,17 @@
 -- @description A template: every hook, commented. Copy it, change @id and @name, delete what you do not need
 -- @license MIT
 -- @config answer = 42
---
--- More that a header can say (each line is optional):
---   @commands weather, forecast          commands that go to this plugin alone
---   @permissions http:api.example.com, mqtt.publish:lights/+/set, mqtt.subscribe:sensors/#
---   @subscribe sensors/+/temperature     messages for on_mqtt; the permission is included
---   @emits frost                         events this plugin is known for
---   @priority 10                         lower is asked first
---   @timeout 2s                          a limit of its own
 
 -- The file runs once when it is saved. It is the place for tables and functions; what must survive a reload
 -- or a restart belongs into jarvis.state.
+
+-- More that the header above can say, one line each:
+--     commands      weather, forecast                commands that go to this plugin alone
+--     permissions   http:api.example.com, mqtt.publish:lights/+/set, mqtt.subscribe:sensors/#
+--     subscribe     sensors/+/temperature            messages for on_mqtt; the permission is included
+--     emits         frost                            events that this plugin is known for
+--     priority      10                               lower is asked first
+--     timeout       2s                               a limit of its own
 
 -- Called once after loading. An error here keeps the plugin from starting, with the reason in the log.
 function on_startup()

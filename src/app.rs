@@ -42,7 +42,7 @@ pub struct App {
     /// Says that this process owns the data directory until it is closed.
     _lock: File,
     broker: EmbeddedBroker,
-    address: String,
+    connection: mqtt::Config,
     shutdown_timeout: Duration,
     watch: bool,
 }
@@ -63,14 +63,20 @@ impl App {
         let (broker, host) = broker(config)?;
         let client_id = client_id(config, &store).await?;
         let connection = connection(config, host, client_id)?;
-        let address = connection.address();
         let outbox = Outbox::start(&connection);
         let (session, inbox) = connect(config, &connection, &store).await?;
         let bus = Bus::over(outbox.clone(), session.clone());
-        let effects = Effects::new(http_client(config), store.clone(), bus.clone(), config.mqtt.base_topic.clone());
+        let effects =
+            Effects::new(http_client(config), store.clone(), bus.clone(), config.mqtt.base_topic.clone());
         let plugins = plugin_manager(config, effects, worker).await?;
         plugins.scan().await.with_context(|| unreadable(&config.paths.plugins))?;
-        let desk = Desk::new(bridge_config(config, &connection), plugins.clone(), outbox.clone(), session.clone(), bus);
+        let desk = Desk::new(
+            bridge_config(config, &connection),
+            plugins.clone(),
+            outbox.clone(),
+            session.clone(),
+            bus,
+        );
         tokio::spawn(keep_filters(session.clone(), store));
         let (shutdown_timeout, watch) = (config.bridge.shutdown_timeout, config.reload.watch);
         let app = Self {
@@ -81,7 +87,7 @@ impl App {
             inbox,
             _lock: lock,
             broker,
-            address,
+            connection,
             shutdown_timeout,
             watch,
         };
@@ -96,8 +102,14 @@ impl App {
 
     /// The broker's host and port, and whether it is our own.
     #[must_use]
-    pub fn broker(&self) -> (&str, bool) {
-        (&self.address, self.broker.is_some())
+    pub fn broker(&self) -> (String, bool) {
+        (self.connection.address(), self.broker.is_some())
+    }
+
+    /// How another client reaches the same broker.
+    #[must_use]
+    pub fn connection(&self) -> mqtt::Config {
+        self.connection.clone()
     }
 
     /// Takes messages until `stop` comes; then drains, tells plugins and broker, and ends.
@@ -176,7 +188,10 @@ async fn plugin_manager(
 
 fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
     std::fs::create_dir_all(data).with_context(|| {
-        format!("the data directory `{}` cannot be made; set another with --data-dir or paths.data", data.display())
+        format!(
+            "the data directory `{}` cannot be made; set another with --data-dir or paths.data",
+            data.display()
+        )
     })?;
     let lock = File::create(data.join(LOCK))
         .with_context(|| format!("the data directory `{}` cannot be written to", data.display()))?;
@@ -283,7 +298,8 @@ async fn keep_filters(session: Session, store: Store) {
 }
 
 fn bridge_config(config: &Config, connection: &mqtt::Config) -> bridge::Config {
-    let local = matches!(connection.host.as_str(), "localhost" | "::1") || connection.host.starts_with("127.");
+    let local =
+        matches!(connection.host.as_str(), "localhost" | "::1") || connection.host.starts_with("127.");
     bridge::Config {
         base: config.mqtt.base_topic.clone(),
         instance: connection.client_id.clone(),

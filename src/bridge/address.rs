@@ -136,8 +136,7 @@ mod tests {
     fn topics() {
         let check = |topic: &str, expect: Option<(Channel, Option<&str>, &str)>| {
             let address = read(&Topic::parse("home/jarvis").unwrap(), topic).map(Result::unwrap);
-            let read =
-                address.as_ref().map(|a| (a.channel, a.path.as_deref(), a.fixed.as_str()));
+            let read = address.as_ref().map(|a| (a.channel, a.path.as_deref(), a.fixed.as_str()));
             assert_eq!(read, expect, "{topic}");
         };
         check("home/jarvis/chat/request", Some((Channel::Chat, None, "home/jarvis/chat/response")));

@@ -13,7 +13,12 @@ use crate::model::{Envelope, Failure, message::Automation};
 
 const HOOK: &str = "on_automation";
 
-pub(super) async fn answer(desk: &Desk, request: &Request, path: Option<String>, payload: Payload) -> Envelope {
+pub(super) async fn answer(
+    desk: &Desk,
+    request: &Request,
+    path: Option<String>,
+    payload: Payload,
+) -> Envelope {
     let automation = match read(path, payload) {
         Ok(automation) => automation,
         Err(failure) => return Outcome::of(HOOK).failed(failure).envelope(request),
@@ -69,7 +74,9 @@ mod tests {
         let check = |path: Option<&str>, text: &str, expect: Result<Value, &str>| {
             let read = read(path.map(Into::into), payload(text.as_bytes(), 10_000).unwrap());
             match (read, expect) {
-                (Ok(automation), Ok(fields)) => assert_eq!(Value::Object(automation.fields), fields, "{text}"),
+                (Ok(automation), Ok(fields)) => {
+                    assert_eq!(Value::Object(automation.fields), fields, "{text}")
+                }
                 (Err(failure), Err(expect)) => assert!(failure.message.contains(expect), "{failure}"),
                 (read, expect) => panic!("{text}: {read:?} instead of {expect:?}"),
             }

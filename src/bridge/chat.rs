@@ -30,7 +30,13 @@ pub(super) struct Answer {
     outcome: Outcome,
 }
 
-pub(super) async fn answer(desk: &Desk, request: Request, address: &Address, payload: Payload, reply: ReplyTo) {
+pub(super) async fn answer(
+    desk: &Desk,
+    request: Request,
+    address: &Address,
+    payload: Payload,
+    reply: ReplyTo,
+) {
     let path_role = address.path.as_ref().map(|_| Role::Assistant);
     let outcome = match read(&request, path_role, payload) {
         Err(failure) => Outcome::of(HOOK).failed(failure),
@@ -47,11 +53,17 @@ pub(super) async fn answer(desk: &Desk, request: Request, address: &Address, pay
 }
 
 /// A message, every field in its place.
-pub(super) fn read(request: &Request, path_role: Option<Role>, payload: Payload) -> Result<ChatMessage, Failure> {
+pub(super) fn read(
+    request: &Request,
+    path_role: Option<Role>,
+    payload: Payload,
+) -> Result<ChatMessage, Failure> {
     let mut fields = match payload {
         Payload::Object(fields) => fields,
         Payload::Text(text) => Map::from_iter([("content".to_owned(), Value::String(text))]),
-        Payload::Array(_) => return Err(invalid("a chat message is an object with `content`, or text; this is an array")),
+        Payload::Array(_) => {
+            return Err(invalid("a chat message is an object with `content`, or text; this is an array"));
+        }
     };
     let content = match fields.get("content") {
         Some(Value::String(content)) if content.trim().is_empty() => {
@@ -59,7 +71,9 @@ pub(super) fn read(request: &Request, path_role: Option<Role>, payload: Payload)
         }
         Some(Value::String(content)) => content.clone(),
         Some(other) => return Err(invalid(format!("`content` must be a string, it is {}", kind(other)))),
-        None => return Err(invalid("`content` is missing: send `{\"content\": \"Hello\"}`, or the text `Hello`")),
+        None => {
+            return Err(invalid("`content` is missing: send `{\"content\": \"Hello\"}`, or the text `Hello`"));
+        }
     };
     let role = match (path_role, fields.get("role")) {
         (Some(role), _) => role,
@@ -175,7 +189,9 @@ async fn filter_response(desk: &Desk, request: &Request, outcome: &mut Outcome, 
     outcome.note(filtered.failures);
     match filtered.stopped {
         Some(stop) => outcome.cancel(cancelled(&stop)),
-        None => outcome.set_response(filtered.message.get("content").and_then(Value::as_str).map(str::to_owned)),
+        None => {
+            outcome.set_response(filtered.message.get("content").and_then(Value::as_str).map(str::to_owned))
+        }
     }
 }
 

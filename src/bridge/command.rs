@@ -16,7 +16,12 @@ use crate::{
 
 const HOOK: &str = "on_command";
 
-pub(super) async fn answer(desk: &Desk, request: &Request, path: Option<String>, payload: Payload) -> Envelope {
+pub(super) async fn answer(
+    desk: &Desk,
+    request: &Request,
+    path: Option<String>,
+    payload: Payload,
+) -> Envelope {
     match read(path, payload) {
         Ok(command) => run(desk, request, &command).await.envelope(request),
         Err((name, failure)) => {
@@ -70,7 +75,9 @@ pub(super) fn input(request: &Request, command: &Command) -> Map<String, Value> 
 fn unanswered(name: &str, declared: bool) -> Failure {
     let text = match declared {
         true => format!("the plugin that declares `{name}` returned nil for it"),
-        false => format!("nobody answers the command `{name}`: no plugin declares it or returned something for it"),
+        false => {
+            format!("nobody answers the command `{name}`: no plugin declares it or returned something for it")
+        }
     };
     Failure::new(ErrorCode::UnknownCommand, text)
 }
@@ -162,7 +169,11 @@ mod tests {
         check(None, "/help", Ok(("help", json!({}))));
         check(None, "weather in Lyon", Ok(("weather", json!({"text": "in Lyon", "words": ["in", "Lyon"]}))));
         check(None, r#"{"name":"a/b","args":{"n":1}}"#, Ok(("a/b", json!({"n": 1}))));
-        check(None, r#"{"name":"/say","args":"hi you"}"#, Ok(("say", json!({"text": "hi you", "words": ["hi", "you"]}))));
+        check(
+            None,
+            r#"{"name":"/say","args":"hi you"}"#,
+            Ok(("say", json!({"text": "hi you", "words": ["hi", "you"]}))),
+        );
         check(None, r#"{"name":"x","args":[1]}"#, Ok(("x", json!([1]))));
         check(None, "", Err("the command is empty"));
         check(None, "{}", Err("`name` is missing"));
@@ -174,7 +185,11 @@ mod tests {
 
     #[test]
     fn a_payload_on_a_named_topic_is_the_arguments_whole() {
-        check(Some("light"), r#"{"id":7,"name":"x","transaction":1,"reply_to":"y"}"#, Ok(("light", json!({"id": 7, "name": "x"}))));
+        check(
+            Some("light"),
+            r#"{"id":7,"name":"x","transaction":1,"reply_to":"y"}"#,
+            Ok(("light", json!({"id": 7, "name": "x"}))),
+        );
         check(Some("light"), "on", Ok(("light", json!({"text": "on"}))));
         check(Some("light"), "", Ok(("light", json!({}))));
         check(Some("light"), "[1,2]", Ok(("light", json!([1, 2]))));

@@ -20,9 +20,15 @@ const OPERATIONS: [(&str, bool); 5] = [
     ("plugin/reload", true),
 ];
 
-pub(super) async fn answer(desk: &Desk, request: &Request, path: Option<String>, payload: Payload) -> Envelope {
+pub(super) async fn answer(
+    desk: &Desk,
+    request: &Request,
+    path: Option<String>,
+    payload: Payload,
+) -> Envelope {
     let Some(operation) = path else {
-        let failure = invalid(format!("the operation is missing: publish to `bridge/request/<op>`; {}", known()));
+        let failure =
+            invalid(format!("the operation is missing: publish to `bridge/request/<op>`; {}", known()));
         return Outcome::default().failed(failure).envelope(request);
     };
     let outcome = Outcome::default().named(&operation);

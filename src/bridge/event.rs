@@ -18,7 +18,12 @@ use crate::{
     plugin::{Event, Heard},
 };
 
-pub(super) async fn answer(desk: &Desk, request: &Request, path: Option<String>, payload: Payload) -> Envelope {
+pub(super) async fn answer(
+    desk: &Desk,
+    request: &Request,
+    path: Option<String>,
+    payload: Payload,
+) -> Envelope {
     let Some(name) = path else {
         let failure = invalid("the event's name is missing: publish to `event/request/<event_name>`");
         return Outcome::default().failed(failure).envelope(request);

@@ -30,7 +30,8 @@ pub(super) fn invalid(message: impl Into<String>) -> Failure {
 /// `invalid_payload` with line and column, or `too_large`.
 pub(super) fn read(bytes: &[u8], limit: usize) -> Result<Payload, Failure> {
     if bytes.len() > limit {
-        let text = format!("the payload has {} bytes, at most {limit} are taken (limits.payload)", bytes.len());
+        let text =
+            format!("the payload has {} bytes, at most {limit} are taken (limits.payload)", bytes.len());
         return Err(Failure::new(ErrorCode::TooLarge, text));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {

@@ -70,8 +70,11 @@ impl ReplyTo {
 /// A topic that came from outside: no wildcards, not below `$`, no request, and within the setting.
 fn allowed(desk: &Desk, text: &str) -> Option<Topic> {
     let topic = Topic::parse(text).ok();
-    let is_request = |topic: &Topic| topic.as_str().contains("/request/") || topic.as_str().ends_with("/request");
-    let matches = |topic: &Topic| desk.config().reply_topics.iter().any(|filter: &Filter| filter.matches(topic.as_str()));
+    let is_request =
+        |topic: &Topic| topic.as_str().contains("/request/") || topic.as_str().ends_with("/request");
+    let matches = |topic: &Topic| {
+        desk.config().reply_topics.iter().any(|filter: &Filter| filter.matches(topic.as_str()))
+    };
     let topic = topic.filter(|topic| !is_request(topic) && matches(topic));
     if topic.is_none() {
         let shown: String = text.chars().flat_map(char::escape_debug).take(120).collect();

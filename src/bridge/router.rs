@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 
 use super::{
     address::{self, Address, Channel, Misaddressed},
-    automation, chat, command, control, desk::Desk, event,
+    automation, chat, command, control,
+    desk::Desk,
+    event,
     outcome::Outcome,
     payload::{self, Payload},
     reply::ReplyTo,
@@ -178,6 +180,7 @@ fn hops(inbound: &Inbound) -> u8 {
 }
 
 fn too_many_hops() -> Failure {
-    let text = format!("the message has gone through plugins {MAX_HOPS} times already: they publish in a circle");
+    let text =
+        format!("the message has gone through plugins {MAX_HOPS} times already: they publish in a circle");
     Failure::new(ErrorCode::RateLimited, text)
 }

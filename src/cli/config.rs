@@ -4,7 +4,7 @@ use crate::config::{self, Config};
 
 /// How the configuration is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// TOML with the sources as comments.
     Toml,
     /// JSON with a `value` and a `source` for every key.
@@ -13,7 +13,7 @@ pub enum Format {
 
 /// The text that `config show` prints, with a line break at its end; secrets are masked.
 #[must_use]
-pub fn show(config: &Config, format: Format) -> String {
+pub(super) fn show(config: &Config, format: Format) -> String {
     match format {
         Format::Toml => config::show(config),
         Format::Json => format!("{:#}\n", config::show_json(config)),

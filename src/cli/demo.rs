@@ -36,7 +36,7 @@ pub(super) async fn demo(_: &Config) -> Ended {
     let (address, _) = app.broker();
     let names: Vec<String> = app.plugins().registry().list().into_iter().map(|plugin| plugin.id).collect();
     output::line(&format!("A bridge on mqtt://{address} with the shipped plugins: {}\n", names.join(", ")));
-    let connection = mqtt::Config { port: port(address)?, ..crate::app::client_connection(&config)? };
+    let connection = app.connection();
     let (stop, stopped) = oneshot::channel::<()>();
     let bridge = app.run(async {
         // Ends when the conversation below drops its end.
@@ -72,11 +72,6 @@ async fn converse(connection: &mqtt::Config) -> anyhow::Result<()> {
         anyhow::ensure!(envelope["status"] == "ok", "the answer says that something went wrong");
     }
     Ok(())
-}
-
-fn port(address: &str) -> anyhow::Result<u16> {
-    let port = address.rsplit_once(':').map(|(_, port)| port).context("an address without a port")?;
-    Ok(port.parse()?)
 }
 
 /// A directory that goes with this value.

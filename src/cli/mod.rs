@@ -151,7 +151,8 @@ impl SettingFlags {
             ("mqtt.url", "--broker", self.broker.clone()),
             ("log.level", "--log-level", self.log_level.clone()),
         ];
-        let flags = flags.into_iter().filter_map(|(key, name, value)| Some(Flag { key, value: value?, name }));
+        let flags =
+            flags.into_iter().filter_map(|(key, name, value)| Some(Flag { key, value: value?, name }));
         Sources::of_process(self.config.clone(), flags.collect())
     }
 }

@@ -51,7 +51,7 @@ fn banner(config: &Config, app: &App) -> String {
     for plugin in &plugins {
         text.push_str(&format!("           {}\n", describe(plugin)));
     }
-    let to = address_flags(address);
+    let to = address_flags(&address);
     text.push_str(&format!(
         "\nTry, with `mosquitto_sub{to} -v -t '{base}/#'` in another window:\n  \
          mosquitto_pub{to} -q 1 -t {base}/chat/request -m 'Hello'\n  \

@@ -11,7 +11,13 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::value::{RawValue, to_raw_value};
 
-pub use self::{bus::Bus, cause::Cause, check::{check, is_output}, http::HttpClient, log::LogGate};
+pub use self::{
+    bus::Bus,
+    cause::Cause,
+    check::{check, is_output},
+    http::HttpClient,
+    log::LogGate,
+};
 use crate::{
     model::{
         Permission, PluginId, Topic,

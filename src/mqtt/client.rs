@@ -59,7 +59,10 @@ impl Client {
         if let Some(username) = &config.username {
             options.set_credentials(username, config.password.clone().unwrap_or_default());
         }
-        let (client, events) = AsyncClient::new(options, 16);
+        let (client, mut events) = AsyncClient::new(options, 16);
+        let mut network = events.network_options();
+        network.set_tcp_nodelay(true);
+        events.set_network_options(network);
         let mut this = Self { client, events };
         let unreachable = |reason: String| ClientError::Unreachable { address: config.address(), reason };
         this.client

@@ -199,7 +199,12 @@ impl Actor {
                 let steps = handlers.into_iter().map(|handler| {
                     let (step, answer) = oneshot::channel();
                     let target = Aim::Handler(handler);
-                    self.queue.push_back(Job { target, input: input(), cause: cause.clone(), reply: Some(step) });
+                    self.queue.push_back(Job {
+                        target,
+                        input: input(),
+                        cause: cause.clone(),
+                        reply: Some(step),
+                    });
                     answer
                 });
                 let steps: Vec<_> = steps.collect();

@@ -50,11 +50,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// Every permission that cannot be read with those values in place.
-    pub(super) fn draw(
-        manifest: Manifest,
-        source: Source,
-        settings: &Settings,
-    ) -> Result<Self, Vec<Fault>> {
+    pub(super) fn draw(manifest: Manifest, source: Source, settings: &Settings) -> Result<Self, Vec<Fault>> {
         let operator = settings.values.get(manifest.id.as_str());
         let operator: BTreeMap<String, Value> =
             operator.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();

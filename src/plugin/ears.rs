@@ -64,8 +64,7 @@ impl Ears {
 
     /// The handlers an event is for, in their order. `once` ones are gone with this.
     pub(super) fn hear(&mut self, event: &EventInfo) -> Vec<u64> {
-        let matches =
-            |ear: &EventEar| event_matches(&ear.pattern, &event.name, event.plugin.as_deref());
+        let matches = |ear: &EventEar| event_matches(&ear.pattern, &event.name, event.plugin.as_deref());
         let handlers = self.events.iter().filter(|ear| matches(ear)).map(|ear| ear.handler).collect();
         self.events.retain(|ear| !(ear.once && matches(ear)));
         handlers

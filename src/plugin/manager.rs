@@ -198,8 +198,7 @@ impl Manager {
     async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
         let (mailbox, mail) = mpsc::channel(blueprint.limits.mailbox);
         let (control, orders) = mpsc::channel(4);
-        let shared =
-            Shared::new(blueprint.manifest.clone(), blueprint.permissions.clone(), mailbox, control);
+        let shared = Shared::new(blueprint.manifest.clone(), blueprint.permissions.clone(), mailbox, control);
         self.registry().add(shared.clone());
         let context = self.0.context.clone();
         let born = async {
@@ -231,7 +230,11 @@ impl Manager {
             let newborn = Box::new(Runner::bring_up(&blueprint, &self.0.context).await?);
             let (reply, done) = oneshot::channel();
             let gone = |_| Failure::new(ErrorCode::Unavailable, "the plugin was being unloaded");
-            shared.control().send(Control::Replace { blueprint, newborn, reply }).await.map_err(|_| gone(()))?;
+            shared
+                .control()
+                .send(Control::Replace { blueprint, newborn, reply })
+                .await
+                .map_err(|_| gone(()))?;
             done.await.map_err(|_| gone(()))?
         };
         let result = taken_over.await;

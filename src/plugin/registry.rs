@@ -285,7 +285,8 @@ impl Registry {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let unknown = || Failure::new(ErrorCode::UnknownCommand, format!("nobody answers the command `{name}`"));
+        let unknown =
+            || Failure::new(ErrorCode::UnknownCommand, format!("nobody answers the command `{name}`"));
         Err(failure.unwrap_or_else(unknown))
     }
 
@@ -390,8 +391,11 @@ impl Registry {
     /// Works out the routes anew and tells who watches.
     pub(super) fn changed(&self) {
         let mut routes = Routes::default();
-        let mut plugins: Vec<(i64, Shared)> =
-            self.plugins().values().map(|shared| (shared.facts().manifest.priority, shared.clone())).collect();
+        let mut plugins: Vec<(i64, Shared)> = self
+            .plugins()
+            .values()
+            .map(|shared| (shared.facts().manifest.priority, shared.clone()))
+            .collect();
         plugins.sort_by(|one, other| (one.0, one.1.id()).cmp(&(other.0, other.1.id())));
         for (_, shared) in plugins {
             routes.add(&shared);
@@ -434,7 +438,8 @@ impl Routes {
             State::Loading | State::Error | State::Unloading => {
                 for command in &facts.manifest.commands {
                     let why = facts.last_error.clone().unwrap_or_else(|| "it is not ready".into());
-                    let reason = format!("plugin `{}` declares `{command}` and cannot run now: {why}", shared.id());
+                    let reason =
+                        format!("plugin `{}` declares `{command}` and cannot run now: {why}", shared.id());
                     self.unavailable.entry(command.clone()).or_insert(reason);
                 }
             }

@@ -63,7 +63,9 @@ pub enum StoreError {
         reason: String,
     },
     /// A newer version of the bridge wrote it.
-    #[error("the state in `{path}` was written by a newer version (schema {found}, this one knows {known}): install that version again, or move the file away to start afresh")]
+    #[error(
+        "the state in `{path}` was written by a newer version (schema {found}, this one knows {known}): install that version again, or move the file away to start afresh"
+    )]
     TooNew {
         /// The file.
         path: String,

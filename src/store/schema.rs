@@ -54,11 +54,7 @@ fn copy_rows(source: &Connection, target: &Connection) -> rusqlite::Result<()> {
         let mut insert = target.prepare(&format!("INSERT INTO {table} VALUES (?, ?, ?)"))?;
         let mut rows = rows.query(())?;
         while let Some(row) = rows.next()? {
-            insert.execute((
-                row.get::<_, String>(0)?,
-                row.get::<_, String>(1)?,
-                row.get::<_, String>(2)?,
-            ))?;
+            insert.execute((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))?;
         }
     }
     Ok(())

@@ -66,25 +66,25 @@ fn commit_group(connection: &mut Connection, group: &mut Vec<(Vec<Write>, Reply<
     }
 }
 
-fn apply<'a>(
-    connection: &mut Connection,
-    writes: impl Iterator<Item = &'a Write>,
-) -> rusqlite::Result<()> {
+fn apply<'a>(connection: &mut Connection, writes: impl Iterator<Item = &'a Write>) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for write in writes {
         let (put, delete) = match write.space {
-            Space::State => {
-                ("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", "DELETE FROM state WHERE plugin = ? AND key = ?")
-            }
+            Space::State => (
+                "INSERT OR REPLACE INTO state VALUES (?, ?, ?)",
+                "DELETE FROM state WHERE plugin = ? AND key = ?",
+            ),
             Space::Config => (
                 "INSERT OR REPLACE INTO config VALUES (?, ?, ?)",
                 "DELETE FROM config WHERE plugin = ? AND key = ?",
             ),
         };
         match &write.value {
-            Some(value) => transaction
-                .prepare_cached(put)?
-                .execute(params![write.plugin.as_str(), write.key, value.get()])?,
+            Some(value) => transaction.prepare_cached(put)?.execute(params![
+                write.plugin.as_str(),
+                write.key,
+                value.get()
+            ])?,
             None => transaction.prepare_cached(delete)?.execute(params![write.plugin.as_str(), write.key])?,
         };
     }
