@@ -72,7 +72,9 @@ pub(super) fn read(
         Some(Value::String(content)) => content.clone(),
         Some(other) => return Err(invalid(format!("`content` must be a string, it is {}", kind(other)))),
         None => {
-            return Err(invalid("`content` is missing: send `{\"content\": \"Hello\"}`, or the text `Hello`"));
+            return Err(invalid(
+                "`content` is missing: send `{\"content\": \"Hello\"}`, or the text `Hello`",
+            ));
         }
     };
     let role = match (path_role, fields.get("role")) {

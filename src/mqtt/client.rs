@@ -56,13 +56,13 @@ impl Client {
         let name = format!("jarvis-bridge-cli-{}", uuid::Uuid::now_v7().simple());
         let mut options = MqttOptions::new(name, config.host.clone(), config.port);
         options.set_max_packet_size(Some(MAX_PACKET)).set_outgoing_inflight_upper_limit(16);
+        let mut network = options.network_options();
+        network.set_tcp_nodelay(true);
+        options.set_network_options(network);
         if let Some(username) = &config.username {
             options.set_credentials(username, config.password.clone().unwrap_or_default());
         }
-        let (client, mut events) = AsyncClient::new(options, 16);
-        let mut network = events.network_options();
-        network.set_tcp_nodelay(true);
-        events.set_network_options(network);
+        let (client, events) = AsyncClient::new(options, 16);
         let mut this = Self { client, events };
         let unreachable = |reason: String| ClientError::Unreachable { address: config.address(), reason };
         this.client
