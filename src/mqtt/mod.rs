@@ -26,6 +26,9 @@ mod receipt;
 mod session;
 mod status;
 mod subscriptions;
+#[cfg(test)]
+#[cfg(feature = "embedded-broker")]
+mod tests;
 
 pub use address::{BrokerUrl, UrlError, parse_url};
 pub use connect::Config;

@@ -26,7 +26,7 @@ use tokio::{
     },
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     backoff::Backoff,
@@ -432,10 +432,9 @@ impl Task {
                 self.publish_subscriptions();
                 continue;
             }
-            if send_change(link, &change, limits).is_err() {
-                // Not reached: the queue has room for the whole window.
-                debug!(filter = %change.filter(), "a subscription waits for the next connection");
-                return;
+            if !send_change(link, &change, limits) {
+                // Not reached while the broker keeps to the receive maximum; an acknowledgement makes room.
+                return self.subscriptions.put_back(change);
             }
             self.subscriptions.sent(change);
         }
@@ -458,13 +457,18 @@ async fn room(inbound: &mpsc::Sender<Inbound>) {
     inbound.reserve().await.ok();
 }
 
-fn send_change(link: &Link, change: &Change, limits: BrokerLimits) -> Result<(), rumqttc::v5::ClientError> {
-    match change {
-        Change::Subscribe(subscription) if limits.subscription_ids => link
-            .client
-            .try_subscribe_many_with_properties([subscription.wire_filter()], subscription.wire_properties()),
-        // MQTT 5 §3.2.2.3.12: an identifier would be a protocol error here.
-        Change::Subscribe(subscription) => link.client.try_subscribe_many([subscription.wire_filter()]),
-        Change::Unsubscribe(filter) => link.client.try_unsubscribe(filter.as_str()),
-    }
+/// Says no where the client takes none.
+fn send_change(link: &Link, change: &Change, limits: BrokerLimits) -> bool {
+    let client = &link.client;
+    let sent = match change {
+        Change::Subscribe(subscription) => match subscription.wire_properties() {
+            Some(properties) if limits.subscription_ids => {
+                client.try_subscribe_many_with_properties([subscription.wire_filter()], properties)
+            }
+            // MQTT 5 §3.2.2.3.12: an identifier would be a protocol error here.
+            _ => client.try_subscribe_many([subscription.wire_filter()]),
+        },
+        Change::Unsubscribe(filter) => client.try_unsubscribe(filter.as_str()),
+    };
+    sent.is_ok()
 }
