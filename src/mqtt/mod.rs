@@ -23,6 +23,7 @@ mod loss;
 mod outbox;
 mod publisher;
 mod receipt;
+mod receiver;
 mod session;
 mod status;
 mod subscriptions;

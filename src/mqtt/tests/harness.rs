@@ -6,7 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -46,7 +49,7 @@ pub(super) struct Mosquitto {
 
 /// The embedded broker and, where it is installed, a Mosquitto as it comes.
 pub(super) fn brokers() -> Vec<TestBroker> {
-    let embedded = TestBroker::embedded("127.0.0.1:0".parse().unwrap());
+    let embedded = TestBroker::embedded(free_address());
     std::iter::once(embedded).chain(mosquitto("allow_anonymous true\n", |_| {})).collect()
 }
 
@@ -59,10 +62,24 @@ pub(super) fn mosquitto(settings: &str, prepare: impl FnOnce(&Path)) -> Option<T
     }
     let directory = tempfile::tempdir().unwrap();
     prepare(directory.path());
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address();
     let settings = settings.replace("DIR", directory.path().to_str().unwrap());
     let process = run_mosquitto(&directory, address, &settings);
     Some(TestBroker::Mosquitto(Mosquitto { process, address, settings, directory }))
+}
+
+/// An address that nobody has. Below the ports of outgoing connections: one of those could take it while a
+/// broker restarts.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 400).unwrap() * 50;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 fn run_mosquitto(directory: &TempDir, address: SocketAddr, settings: &str) -> Child {

@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::{
     Error, QoS,
     v5::{
-        ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck, Publish, PublishProperties,
+        ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, PingResp,
+        PubAck, Publish, PublishProperties,
     },
 };
 use tokio::{
