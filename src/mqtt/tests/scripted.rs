@@ -1,5 +1,7 @@
 //! What no good broker does on demand: a broker that follows a script, to see each packet and its order.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::{
     Error, QoS,
@@ -137,7 +139,7 @@ async fn what_is_unconfirmed_is_sent_again_in_order_also_into_a_smaller_window()
     let (last, payload) = wire.read_publish().await;
     assert_eq!(payload, "7");
     wire.acknowledge(last).await;
-    let stopped = tokio::spawn(async move { outbox.stop(std::time::Duration::from_secs(10)).await });
+    let stopped = tokio::spawn(async move { outbox.stop(Duration::from_secs(10)).await });
     let (packet_id, state) = wire.read_publish().await;
     assert_eq!(state, r#"{"state":"offline"}"#);
     wire.acknowledge(packet_id).await;
@@ -227,4 +229,23 @@ async fn a_broker_that_wants_no_keep_alive_is_not_flooded_with_pings() {
         wire.acknowledge(packet_id).await;
     }
     assert!(pings <= 1, "{pings}");
+}
+
+#[tokio::test]
+async fn a_broker_that_reads_no_more_is_left_and_misses_nothing() {
+    let (listener, config) = listen().await;
+    let outbox = Outbox::start(&Config { keep_alive: Duration::from_secs(5), ..config });
+    let frozen = Wire::accept_outbox(&listener, 10).await;
+    // More than the sockets hold: the write blocks, and with it rumqttc's own pings.
+    let large = "x".repeat(4 * 1024 * 1024);
+    for _ in 0..6 {
+        outbox.send(outgoing("n", &large)).await;
+    }
+    let mut wire = Wire::accept_outbox(&listener, 10).await;
+    for _ in 0..6 {
+        let (packet_id, payload) = wire.read_publish().await;
+        assert_eq!(payload.len(), large.len());
+        wire.acknowledge(packet_id).await;
+    }
+    drop(frozen);
 }
