@@ -37,7 +37,7 @@ pub(super) async fn answer(
 pub(super) fn read(path: Option<String>, payload: Payload) -> Result<Automation, Failure> {
     let mut fields = match payload {
         Payload::Object(fields) => fields,
-        Payload::Text(text) => from_text(path.is_some(), text),
+        Payload::Text(text) => from_text(path.is_some(), &text),
         Payload::Array(_) => return Err(invalid("an automation is an object with `name`; this is an array")),
     };
     for field in ["type", "status"] {
@@ -54,8 +54,8 @@ pub(super) fn read(path: Option<String>, payload: Payload) -> Result<Automation,
     Ok(Automation { name, fields })
 }
 
-fn from_text(named: bool, text: String) -> Map<String, Value> {
-    let text = text.trim().to_owned();
+fn from_text(named: bool, text: &str) -> Map<String, Value> {
+    let text = text.trim();
     let mut fields = Map::new();
     if !text.is_empty() {
         fields.insert(if named { "status" } else { "name" }.into(), text.into());

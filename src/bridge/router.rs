@@ -22,15 +22,12 @@ use super::{
 };
 use crate::{
     effects::{
-        Cause,
+        Cause, MAX_HOPS,
         bus::{HOPS, REQUESTS},
     },
     model::{ErrorCode, Failure},
     mqtt::{Inbound, Inbox},
 };
-
-/// How often a message may go through plugins and back.
-const MAX_HOPS: u8 = 8;
 
 /// What was dropped at the door.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::sync::{
 use crate::{model::PluginId, mqtt::Receipt};
 
 /// How long a chain of events and messages may become before it is cut.
-pub(super) const MAX_HOPS: u8 = 8;
+pub const MAX_HOPS: u8 = 8;
 /// Emits and publishes that one inbound message may cause with everything that follows from it.
 const MAX_OUTPUTS: u32 = 1_000;
 

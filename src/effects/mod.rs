@@ -13,7 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 pub use self::{
     bus::Bus,
-    cause::Cause,
+    cause::{Cause, MAX_HOPS},
     check::{check, is_output},
     http::HttpClient,
     log::LogGate,

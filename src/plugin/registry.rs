@@ -4,10 +4,8 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -15,7 +13,9 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    ask::{answered, ask, drop_in, post},
     filter::Filtered,
+    info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
     shared::{Shared, State},
     stats::PluginHealth,
@@ -56,51 +56,6 @@ struct Routes {
     unavailable: BTreeMap<String, String>,
 }
 
-/// One plugin as `bridge/plugins` shows it.
-#[derive(Debug, Clone, Serialize)]
-pub struct PluginInfo {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Whether its owner wants it to run.
-    pub enabled: bool,
-    /// Where it stands.
-    pub state: State,
-    /// The hooks it has.
-    pub hooks: Vec<String>,
-    /// What went wrong last.
-    pub last_error: Option<String>,
-}
-
-/// More about one plugin.
-#[derive(Debug, Clone, Serialize)]
-pub struct PluginDetails {
-    /// As in the list.
-    #[serde(flatten)]
-    pub info: PluginInfo,
-    /// Who wrote it.
-    pub author: String,
-    /// What it does.
-    pub description: String,
-    /// Its file in the plugin directory.
-    pub file: String,
-    /// Lower is asked first.
-    pub priority: i64,
-    /// The commands that go to it alone.
-    pub commands: Vec<String>,
-    /// What it may reach.
-    pub permissions: Vec<String>,
-    /// The filters it listens to.
-    pub subscriptions: Vec<String>,
-    /// The events it listens to.
-    pub events: Vec<String>,
-    /// Its counters.
-    pub health: PluginHealth,
-}
-
 /// What asking for a command came to.
 #[derive(Debug)]
 pub struct Asked {
@@ -108,24 +63,6 @@ pub struct Asked {
     pub steps: Vec<(PluginId, Step)>,
     /// Set where nobody could be asked.
     pub refusal: Option<Failure>,
-}
-
-/// As much of a result as the bridge must read.
-#[derive(Deserialize)]
-struct Peek {
-    response: Option<Value>,
-}
-
-/// The string `response` of a result, where it has one.
-#[must_use]
-pub fn response_of(result: &RawValue) -> Option<String> {
-    if !result.get().starts_with('{') {
-        return None;
-    }
-    match serde_json::from_str::<Peek>(result.get()).ok()?.response? {
-        Value::String(text) => Some(text),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
-    }
 }
 
 impl Registry {
@@ -152,19 +89,7 @@ impl Registry {
     #[must_use]
     pub fn details(&self, id: &str) -> Option<PluginDetails> {
         let shared = self.get(id)?;
-        let facts = shared.facts().clone();
-        Some(PluginDetails {
-            info: info(&shared),
-            author: facts.manifest.author.clone(),
-            description: facts.manifest.description.clone(),
-            file: facts.manifest.file.clone(),
-            priority: facts.manifest.priority,
-            commands: facts.manifest.commands.clone(),
-            permissions: facts.permissions.iter().map(ToString::to_string).collect(),
-            subscriptions: facts.filters.iter().map(ToString::to_string).collect(),
-            events: facts.patterns,
-            health: shared.stats().health(),
-        })
+        Some(details(&shared))
     }
 
     /// Every plugin's counters.
@@ -357,10 +282,21 @@ impl Registry {
 
     /// Says which files are refused now.
     pub(super) fn set_broken(&self, broken: BTreeMap<String, Broken>) {
-        let before = std::mem::replace(&mut *self.broken(), broken.clone());
-        if before != broken {
-            self.changed();
+        if *self.broken() == broken {
+            return;
         }
+        let before = std::mem::replace(&mut *self.broken(), broken);
+        let mended: Vec<String> = {
+            let now = self.broken();
+            before.into_keys().filter(|file| !now.contains_key(file)).collect()
+        };
+        for shared in mended.iter().filter_map(|file| self.by_file(file)) {
+            let mut facts = shared.facts();
+            if facts.state == State::Ready {
+                facts.last_error = None;
+            }
+        }
+        self.changed();
     }
 
     /// Whether this file is known to be refused for this reason.
@@ -444,86 +380,5 @@ impl Routes {
                 }
             }
         }
-    }
-}
-
-/// Puts a call into a plugin's mailbox; waits while that is full.
-async fn post(
-    shared: &Shared,
-    hook: &'static str,
-    input: Input,
-    cause: &Cause,
-) -> Option<oneshot::Receiver<Step>> {
-    let (reply, answer) = oneshot::channel();
-    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-    shared.mailbox().send(mail).await.ok().map(|()| answer)
-}
-
-async fn answered(id: &PluginId, answer: Option<oneshot::Receiver<Step>>) -> Step {
-    let gone = || {
-        let text = format!("plugin `{id}` was unloaded before it could answer");
-        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
-    };
-    match answer {
-        Some(answer) => answer.await.unwrap_or_else(|_| gone()),
-        None => gone(),
-    }
-}
-
-async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
-    let answer = post(shared, hook, input, cause).await;
-    answered(shared.id(), answer).await
-}
-
-/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
-/// message may cause is bounded, so the number of these is too.
-fn drop_in(shared: &Shared, mail: Mail) {
-    use tokio::sync::mpsc::error::TrySendError;
-    if let Err(TrySendError::Full(mail)) = shared.mailbox().try_send(mail) {
-        let mailbox = shared.mailbox().clone();
-        tokio::spawn(async move { mailbox.send(mail).await });
-    }
-}
-
-fn info(shared: &Shared) -> PluginInfo {
-    let facts = shared.facts();
-    PluginInfo {
-        id: shared.id().to_string(),
-        name: facts.manifest.name.clone(),
-        version: facts.manifest.version.to_string(),
-        enabled: true,
-        state: facts.state,
-        hooks: facts.hooks.iter().cloned().collect(),
-        last_error: facts.last_error.clone(),
-    }
-}
-
-fn refused(file: &str, broken: &Broken) -> PluginInfo {
-    PluginInfo {
-        id: broken.id.clone(),
-        name: file.to_owned(),
-        version: String::new(),
-        enabled: true,
-        state: State::Error,
-        hooks: Vec::new(),
-        last_error: Some(broken.fault.clone()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::response_of;
-
-    #[test]
-    fn only_a_string_is_a_response() {
-        let check = |json: &str, expect: Option<&str>| {
-            let raw = serde_json::value::RawValue::from_string(json.into()).unwrap();
-            assert_eq!(response_of(&raw).as_deref(), expect, "{json}");
-        };
-        check(r#"{"response":"Sunny ☀️"}"#, Some("Sunny ☀️"));
-        check(r#"{"response":5}"#, None);
-        check(r#"{"ok":true}"#, None);
-        check(r#"[1,2]"#, None);
-        check("false", None);
     }
 }

@@ -39,7 +39,7 @@ impl Runner {
         context: &Arc<Context>,
     ) -> Result<Newborn, Failure> {
         let id = &blueprint.manifest.id;
-        let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, error))?;
+        let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, &error))?;
         let load = blueprint.load(blueprint.snapshot(kept));
         let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
         let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second);
@@ -156,7 +156,7 @@ impl Newborn {
     pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
         let runner = &mut self.runner;
         let kept = runner.context.effects.store().kept(runner.id()).await;
-        let kept = kept.map_err(|error| unavailable(runner.id(), error))?;
+        let kept = kept.map_err(|error| unavailable(runner.id(), &error))?;
         let snapshot = runner.blueprint.snapshot(kept);
         runner.link.snapshot(snapshot).map_err(|error| hostile(runner.id(), &error.to_string()))
     }
@@ -200,7 +200,7 @@ fn hostile(id: &PluginId, reason: &str) -> Failure {
     Failure::new(ErrorCode::HookError, format!("plugin `{id}`: its worker was ended: {reason}"))
 }
 
-fn unavailable(id: &PluginId, error: crate::store::StoreError) -> Failure {
+fn unavailable(id: &PluginId, error: &crate::store::StoreError) -> Failure {
     Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}"))
 }
 

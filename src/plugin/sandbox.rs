@@ -5,7 +5,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use serde_json::{Value, value::to_raw_value};
@@ -303,17 +302,6 @@ impl Default for Settings {
             timezone: "UTC".into(),
             base: Topic::default(),
             values: BTreeMap::new(),
-        }
-    }
-}
-
-impl Default for http::Config {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(10),
-            max_timeout: Duration::from_secs(60),
-            max_body: 1 << 20,
-            redirects: 3,
         }
     }
 }

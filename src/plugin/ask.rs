@@ -1,0 +1,92 @@
+//! Putting things into a plugin's mailbox, and waiting for what comes back.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use tokio::sync::oneshot;
+
+use super::{
+    mail::{Mail, Step},
+    shared::Shared,
+};
+use crate::{
+    effects::Cause,
+    model::{ErrorCode, Failure, PluginId, frame::Input},
+};
+
+/// As much of a result as the bridge must read.
+#[derive(Deserialize)]
+struct Peek {
+    response: Option<Value>,
+}
+
+/// The string `response` of a result, where it has one.
+#[must_use]
+pub fn response_of(result: &RawValue) -> Option<String> {
+    if !result.get().starts_with('{') {
+        return None;
+    }
+    match serde_json::from_str::<Peek>(result.get()).ok()?.response? {
+        Value::String(text) => Some(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Puts a call into a plugin's mailbox; waits while that is full.
+pub(super) async fn post(
+    shared: &Shared,
+    hook: &'static str,
+    input: Input,
+    cause: &Cause,
+) -> Option<oneshot::Receiver<Step>> {
+    let (reply, answer) = oneshot::channel();
+    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
+    shared.mailbox().send(mail).await.ok().map(|()| answer)
+}
+
+/// Waits for the answer; a plugin that was unloaded gives none.
+pub(super) async fn answered(id: &PluginId, answer: Option<oneshot::Receiver<Step>>) -> Step {
+    let gone = || {
+        let text = format!("plugin `{id}` was unloaded before it could answer");
+        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+    };
+    match answer {
+        Some(answer) => answer.await.unwrap_or_else(|_| gone()),
+        None => gone(),
+    }
+}
+
+/// Asks and waits.
+pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
+    let answer = post(shared, hook, input, cause).await;
+    answered(shared.id(), answer).await
+}
+
+/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
+/// message may cause is bounded, so the number of these is too.
+pub(super) fn drop_in(shared: &Shared, mail: Mail) {
+    use tokio::sync::mpsc::error::TrySendError;
+    if let Err(TrySendError::Full(mail)) = shared.mailbox().try_send(mail) {
+        let mailbox = shared.mailbox().clone();
+        tokio::spawn(async move { mailbox.send(mail).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::response_of;
+
+    #[test]
+    fn only_a_string_is_a_response() {
+        let check = |json: &str, expect: Option<&str>| {
+            let raw = serde_json::value::RawValue::from_string(json.into()).unwrap();
+            assert_eq!(response_of(&raw).as_deref(), expect, "{json}");
+        };
+        check(r#"{"response":"Sunny ☀️"}"#, Some("Sunny ☀️"));
+        check(r#"{"response":5}"#, None);
+        check(r#"{"ok":true}"#, None);
+        check(r#"[1,2]"#, None);
+        check("false", None);
+    }
+}
