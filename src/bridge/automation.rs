@@ -24,13 +24,17 @@ pub(super) async fn answer(
         Err(failure) => return Outcome::of(HOOK).failed(failure).envelope(request),
     };
     let mut outcome = Outcome::of(HOOK).named(automation.name);
-    let mut fields = automation.fields;
-    fields.insert("id".into(), request.echo.id.clone());
-    match to_raw_value(&fields) {
+    match to_raw_value(&input(request, automation.fields)) {
         Ok(input) => outcome.add(desk.registry().call_all(HOOK, &input, &request.cause).await),
         Err(error) => outcome = outcome.failed(invalid(error.to_string())),
     }
     outcome.envelope(request)
+}
+
+/// What `on_automation` gets.
+pub(super) fn input(request: &Request, mut fields: Map<String, Value>) -> Map<String, Value> {
+    fields.insert("id".into(), request.echo.id.clone());
+    fields
 }
 
 /// An object with `name`; or text, which is the name, or on a named topic the status.

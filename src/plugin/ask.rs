@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 
 use super::{
     mail::{Mail, Step},
-    shared::Shared,
+    shared::{Shared, State},
 };
 use crate::{
     effects::Cause,
-    model::{ErrorCode, Failure, PluginId, frame::Input},
+    model::{ErrorCode, Failure, frame::Input},
 };
 
 /// As much of a result as the bridge must read.
@@ -45,22 +45,25 @@ pub(super) async fn post(
     shared.mailbox().send(mail).await.ok().map(|()| answer)
 }
 
-/// Waits for the answer; a plugin that was unloaded gives none.
-pub(super) async fn answered(id: &PluginId, answer: Option<oneshot::Receiver<Step>>) -> Step {
-    let gone = || {
-        let text = format!("plugin `{id}` was unloaded before it could answer");
-        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
-    };
-    match answer {
-        Some(answer) => answer.await.unwrap_or_else(|_| gone()),
-        None => gone(),
+/// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
+pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<Step>>) -> Step {
+    if let Some(answer) = answer
+        && let Ok(step) = answer.await
+    {
+        return step;
     }
+    let facts = shared.facts();
+    let text = match &facts.last_error {
+        Some(error) if facts.state == State::Error => error.clone(),
+        _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+    };
+    Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
 }
 
 /// Asks and waits.
 pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
     let answer = post(shared, hook, input, cause).await;
-    answered(shared.id(), answer).await
+    answered(shared, answer).await
 }
 
 /// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one

@@ -132,12 +132,12 @@ impl Registry {
         let input = || Input::Value(input.to_owned());
         let mut asked = Vec::with_capacity(plugins.len());
         for shared in plugins {
-            asked.push((shared.id().clone(), post(shared, hook, input(), cause).await));
+            asked.push((shared, post(shared, hook, input(), cause).await));
         }
         let mut steps = Vec::with_capacity(asked.len());
-        for (id, answer) in asked {
-            let step = answered(&id, answer).await;
-            steps.push((id, step));
+        for (shared, answer) in asked {
+            let step = answered(shared, answer).await;
+            steps.push((shared.id().clone(), step));
         }
         steps
     }
@@ -374,8 +374,7 @@ impl Routes {
             State::Loading | State::Error | State::Unloading => {
                 for command in &facts.manifest.commands {
                     let why = facts.last_error.clone().unwrap_or_else(|| "it is not ready".into());
-                    let reason =
-                        format!("plugin `{}` declares `{command}` and cannot run now: {why}", shared.id());
+                    let reason = format!("the plugin that declares `{command}` cannot run now: {why}");
                     self.unavailable.entry(command.clone()).or_insert(reason);
                 }
             }

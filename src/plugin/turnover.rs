@@ -37,7 +37,9 @@ impl Actor {
     pub(super) async fn bury(&mut self, death: &Death) {
         if let Some(Flight { job, call, began }) = self.flights.pop_front() {
             let failure = blame(self.shared.id(), &describe(&call.target), death);
-            self.fail(job, failure, began.elapsed());
+            let ran = began.elapsed();
+            self.shared.stats().ran(ran, 0);
+            self.fail(job, failure, ran);
         } else {
             let (id, reason) = (self.shared.id(), death.to_string());
             tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
