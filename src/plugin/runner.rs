@@ -133,6 +133,14 @@ impl Runner {
         }
     }
 
+    /// Gives the worker state and configuration as they are now: another worker has written meanwhile.
+    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
+        let kept = self.context.effects.store().kept(self.id()).await;
+        let kept = kept.map_err(|error| unavailable(self.id(), &error))?;
+        let snapshot = self.blueprint.snapshot(kept);
+        self.link.snapshot(snapshot).map_err(|error| hostile(self.id(), &error.to_string()))
+    }
+
     /// The bridge's own look at what a call wants done.
     pub(super) fn check(&self, effects: &[Effect]) -> Result<(), String> {
         let Blueprint { permissions, limits, .. } = &*self.blueprint;
@@ -150,15 +158,6 @@ impl Newborn {
         let (_, effects) = self.runner.call_alone(target, Input::Nothing).await?;
         self.held.extend(effects);
         Ok(())
-    }
-
-    /// Gives it state and configuration as they are now: another worker has written since it was brought up.
-    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
-        let runner = &mut self.runner;
-        let kept = runner.context.effects.store().kept(runner.id()).await;
-        let kept = kept.map_err(|error| unavailable(runner.id(), &error))?;
-        let snapshot = runner.blueprint.snapshot(kept);
-        runner.link.snapshot(snapshot).map_err(|error| hostile(runner.id(), &error.to_string()))
     }
 }
 

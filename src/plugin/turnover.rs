@@ -164,15 +164,18 @@ impl Actor {
         blueprint: Arc<Blueprint>,
         mut newborn: Newborn,
     ) -> Result<(), Failure> {
-        newborn.refresh().await?;
+        newborn.runner.refresh().await?;
         newborn.start_up().await?;
-        if self.farewell().await {
-            newborn.refresh().await?;
-        }
+        let wrote = self.farewell().await;
         self.blueprint = blueprint;
         self.deaths = 0;
         self.shared.facts().last_error = None;
         self.take_over(newborn).await;
+        if wrote && let Some(runner) = &mut self.runner {
+            // The new worker has not seen what the old one wrote in leaving; by now all of it is handed to
+            // the store, so what is read is what both have left.
+            runner.refresh().await?;
+        }
         Ok(())
     }
 
