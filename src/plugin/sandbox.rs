@@ -15,27 +15,16 @@ use super::{
 };
 use crate::{
     effects::{Cause, Effects, http},
-    model::{ErrorCode, Failure, Limits, Topic, frame::Input},
+    model::{
+        ErrorCode, Failure, Limits, Topic,
+        frame::{HOOKS, Input},
+    },
     store::{Store, StoreError},
     worker::{self, Spawner},
 };
 
 /// Notices that may wait for a slow listener; it then misses the oldest.
 const NOTICES: usize = 64;
-
-/// Every hook a plugin can have, by name.
-const HOOKS: [&str; 10] = [
-    "on_chat",
-    "on_command",
-    "on_automation",
-    "on_mqtt",
-    "on_startup",
-    "on_shutdown",
-    "filter_message",
-    "filter_response",
-    "health",
-    "migrate_config",
-];
 
 /// Finds and manages the plugins of one directory. Cheap to clone.
 ///
