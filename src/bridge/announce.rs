@@ -151,7 +151,7 @@ pub(super) fn health(desk: &Desk) -> Value {
         "mqtt": {
             "received": session.received,
             "acknowledged": session.acknowledged,
-            "dropped": session.dropped,
+            "dropped": session.dropped + desk.dropped(),
             "published": outbox.published,
             "refused": outbox.refused,
         },

@@ -32,6 +32,7 @@ struct Inner {
     started: Instant,
     waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
     requests: AtomicU64,
+    dropped: AtomicU64,
     busy: watch::Sender<usize>,
 }
 
@@ -48,6 +49,7 @@ impl Desk {
             started: Instant::now(),
             waiting: Mutex::default(),
             requests: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
             busy: watch::Sender::new(0),
         }))
     }
@@ -83,6 +85,21 @@ impl Desk {
     /// Requests taken so far.
     pub(super) fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)
+    }
+
+    /// QoS 0 messages that were dropped because too much was waiting.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Counts a QoS 0 message as dropped.
+    pub(super) fn drop_one(&self) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that run now.
+    pub(super) fn running(&self) -> usize {
+        *self.0.busy.borrow()
     }
 
     /// Counts a request as taken and running, until the mark is dropped.

@@ -27,7 +27,7 @@ use serde_json::Value;
 pub use self::{
     desk::Desk,
     once::{Once, call_once},
-    router::{Counters, Router},
+    router::Router,
 };
 use crate::model::{Filter, Topic};
 

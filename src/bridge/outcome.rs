@@ -4,7 +4,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::request::Request;
 use crate::{
-    model::{Envelope, ErrorCode, Failure, PluginId, PluginResult, Status},
+    model::{Envelope, Failure, PluginId, PluginResult, Status},
     plugin::{Step, response_of},
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Outcome {
     data: Option<Box<RawValue>>,
     answered: bool,
     failure: Option<Failure>,
+    /// Whether the failure counts although a plugin answered.
+    fatal: bool,
     results: Vec<PluginResult>,
 }
 
@@ -34,10 +36,16 @@ impl Outcome {
         self
     }
 
-    /// A request that failed before any plugin was asked.
+    /// A request that failed as a whole, whatever plugins said.
     pub(super) fn failed(mut self, failure: Failure) -> Self {
-        self.failure = Some(failure);
+        self.fail_whole(failure);
         self
+    }
+
+    /// The same for an outcome in place.
+    pub(super) fn fail_whole(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.fatal = true;
     }
 
     /// An answer of the bridge itself.
@@ -112,18 +120,13 @@ impl Outcome {
         self.speaker.as_ref()
     }
 
-    /// Takes the answer back: a filter stopped it.
-    pub(super) fn cancel(&mut self, failure: Failure) {
-        self.failure = Some(failure);
-    }
-
     pub(super) fn set_response(&mut self, response: Option<String>) {
         self.response = response;
     }
 
     /// The envelope. One plugin's failure does not fail a request that another one answered.
     pub(super) fn envelope(self, request: &Request) -> Envelope {
-        let failure = self.failure.filter(|failure| !self.answered || failure.code == ErrorCode::Cancelled);
+        let failure = self.failure.filter(|_| self.fatal || !self.answered);
         Envelope {
             echo: request.echo.clone(),
             status: if failure.is_some() { Status::Error } else { Status::Ok },

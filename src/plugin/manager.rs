@@ -39,6 +39,9 @@ struct Inner {
     known: Mutex<BTreeMap<String, Known>>,
 }
 
+/// How long a plugin is waited for in unloading: its longest call and a little more.
+const ENDS: Duration = Duration::from_secs(65);
+
 /// What the manager remembers of a file.
 #[derive(Debug)]
 struct Known {
@@ -321,10 +324,16 @@ struct Gone {
     waiting: bool,
 }
 
-/// Waits until a plugin has ended; one that was never up has nothing to end.
+/// Waits until a plugin has ended; one that was never up has nothing to end. One whose publishes the broker
+/// does not take is not waited for.
 async fn end(shared: &Shared) {
     let (reply, done) = oneshot::channel();
-    if shared.control().send(Control::Stop { reply }).await.is_ok() {
-        let _ = done.await;
+    let stopped = async {
+        if shared.control().send(Control::Stop { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    };
+    if tokio::time::timeout(ENDS, stopped).await.is_err() {
+        tracing::warn!(plugin = %shared.id(), "a plugin takes long to end; it goes on ending by itself");
     }
 }
