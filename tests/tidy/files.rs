@@ -6,8 +6,7 @@ use crate::source::{Source, Violation, assert_none};
 const LONGEST: usize = 450;
 /// Files that were longer when this rule came, and what each may have at most. They only shrink; a file that was
 /// split goes out of this list.
-const LONGER: &[(&str, usize)] =
-    &[("src/plugin/actor.rs", 640), ("src/plugin/registry.rs", 520), ("src/mqtt/session.rs", 480)];
+const LONGER: &[(&str, usize)] = &[];
 
 /// Words that say that something is not finished. Taken apart, so that this file does not say so itself.
 const UNFINISHED: &[&str] =
