@@ -17,7 +17,7 @@ use super::{
     context::Context,
     files::{self, Found},
     notice::Notice,
-    registry::Registry,
+    registry::{Broken, Registry},
     runner::Runner,
     shared::{Shared, State},
 };
@@ -35,6 +35,8 @@ struct Inner {
     context: Arc<Context>,
     directory: PathBuf,
     notices: broadcast::Sender<Notice>,
+    /// Refused files that were reported, so that each fault is said once.
+    reported: std::sync::Mutex<BTreeMap<String, Broken>>,
     /// Held while anything is loaded or unloaded: one change at a time.
     known: Mutex<BTreeMap<String, Known>>,
 }
@@ -59,7 +61,13 @@ pub(super) struct Scan {
 
 impl Manager {
     pub(super) fn new(context: Arc<Context>, directory: PathBuf, notices: broadcast::Sender<Notice>) -> Self {
-        Self(Arc::new(Inner { context, directory, notices, known: Mutex::default() }))
+        Self(Arc::new(Inner {
+            context,
+            directory,
+            notices,
+            reported: std::sync::Mutex::default(),
+            known: Mutex::default(),
+        }))
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -134,7 +142,7 @@ impl Manager {
     fn gone(
         &self,
         known: &mut BTreeMap<String, Known>,
-        broken: &BTreeMap<String, super::registry::Broken>,
+        broken: &BTreeMap<String, Broken>,
         changed: &[(String, Blueprint)],
     ) -> Gone {
         let mut gone = Gone { now: Vec::new(), waiting: false };
@@ -158,8 +166,11 @@ impl Manager {
 
     fn report_broken(&self, found: &Found) {
         let running = self.registry();
+        let mut reported = self.0.reported.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = std::mem::replace(&mut *reported, found.broken.clone());
+        drop(reported);
         for (file, broken) in &found.broken {
-            if running.is_broken(file, broken) {
+            if before.get(file) == Some(broken) {
                 continue;
             }
             tracing::error!(target: "plugin", file, "{}", broken.fault);

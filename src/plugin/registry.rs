@@ -299,11 +299,6 @@ impl Registry {
         self.changed();
     }
 
-    /// Whether this file is known to be refused for this reason.
-    pub(super) fn is_broken(&self, file: &str, broken: &Broken) -> bool {
-        self.broken().get(file) == Some(broken)
-    }
-
     /// The plugin that was loaded from a file.
     pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
         self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()

@@ -8,4 +8,6 @@
 
 mod docker_acl;
 mod harness;
+mod jarvis;
+mod lifecycle;
 mod topics;
