@@ -131,6 +131,7 @@ impl App {
         if tokio::time::timeout(self.shutdown_timeout, self.desk.drained()).await.is_err() {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
+        self.desk.close();
         if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }

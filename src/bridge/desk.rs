@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, atomic::AtomicU64, atomic::Ordering},
     time::Instant,
 };
 
@@ -33,6 +33,7 @@ struct Inner {
     waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
     requests: AtomicU64,
     dropped: AtomicU64,
+    closed: AtomicBool,
     busy: watch::Sender<usize>,
 }
 
@@ -50,6 +51,7 @@ impl Desk {
             waiting: Mutex::default(),
             requests: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             busy: watch::Sender::new(0),
         }))
     }
@@ -107,6 +109,15 @@ impl Desk {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         self.0.busy.send_modify(|busy| *busy += 1);
         Running(self.0.clone())
+    }
+
+    /// Lets no further answer out: what still runs was given up.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
     }
 
     /// Waits until no request runs.

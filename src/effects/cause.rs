@@ -46,6 +46,11 @@ impl Cause {
         self.message.as_ref().map(|message| message.receipt.clone()).unwrap_or_default()
     }
 
+    /// Gives the inbound message up: it is not acknowledged, so the broker keeps it and sends it again.
+    pub fn abandon(&self) {
+        self.receipt().abandon();
+    }
+
     /// How many plugins the chain went through.
     #[must_use]
     pub fn hops(&self) -> u8 {

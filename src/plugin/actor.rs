@@ -250,7 +250,7 @@ impl Actor {
     /// A plugin that cannot run says so to whoever asks it.
     pub(super) fn refuse_queue(&mut self) {
         let id = self.shared.id().clone();
-        let why = self.shared.facts().last_error.clone().unwrap_or_default();
+        let why = self.shared.facts().last_error.clone().unwrap_or_else(|| "it is being unloaded".into());
         while let Some(job) = self.queue.pop_front() {
             let text = format!("plugin `{id}` cannot run now: {why}");
             if let Some(reply) = job.reply {

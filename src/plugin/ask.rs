@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{
     mail::{Mail, Step},
+    registry::Registry,
     shared::{Shared, State},
 };
 use crate::{
@@ -68,11 +69,24 @@ pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause
 
 /// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
 /// message may cause is bounded, so the number of these is too.
-pub(super) fn drop_in(shared: &Shared, mail: Mail) {
-    use tokio::sync::mpsc::error::TrySendError;
-    if let Err(TrySendError::Full(mail)) = shared.mailbox().try_send(mail) {
-        let mailbox = shared.mailbox().clone();
-        tokio::spawn(async move { mailbox.send(mail).await });
+pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
+    use tokio::sync::mpsc::error::{SendError, TrySendError};
+    let lost = |registry: &Registry, mail: Mail| {
+        if registry.is_closing() {
+            mail.abandon();
+        }
+    };
+    match shared.mailbox().try_send(mail) {
+        Ok(()) => {}
+        Err(TrySendError::Closed(mail)) => lost(registry, mail),
+        Err(TrySendError::Full(mail)) => {
+            let (mailbox, registry) = (shared.mailbox().clone(), registry.clone());
+            tokio::spawn(async move {
+                if let Err(SendError(mail)) = mailbox.send(mail).await {
+                    lost(&registry, mail);
+                }
+            });
+        }
     }
 }
 

@@ -51,3 +51,14 @@ pub(super) enum Mail {
     /// Call every handler of a filter.
     Message { filter: Filter, message: Arc<MqttMessage>, cause: Cause },
 }
+
+impl Mail {
+    /// Leaves it undone in such a way that the broker sends its message again.
+    pub(super) fn abandon(self) {
+        match self {
+            Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => {
+                cause.abandon()
+            }
+        }
+    }
+}

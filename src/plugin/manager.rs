@@ -285,6 +285,7 @@ impl Manager {
 
     /// Ends every plugin, all at once.
     pub(super) async fn stop_all(&self) {
+        self.registry().close();
         let ends: Vec<_> = self
             .registry()
             .all()

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::{
@@ -36,6 +39,8 @@ struct Inner {
     broken: Mutex<BTreeMap<String, Broken>>,
     routes: RwLock<Arc<Routes>>,
     version: watch::Sender<u64>,
+    /// Whether the bridge is on its way out: what was not done then is not acknowledged.
+    closing: AtomicBool,
 }
 
 /// A file that was refused.
@@ -227,7 +232,7 @@ impl Registry {
             .iter()
             .map(|shared| {
                 let (reply, heard) = oneshot::channel();
-                drop_in(shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
+                drop_in(self, shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
                 heard
             })
             .collect()
@@ -244,7 +249,7 @@ impl Registry {
             let mail = Mail::Message { filter, message: message.clone(), cause };
             match message.qos {
                 0 => dropped |= shared.mailbox().try_send(mail).is_err(),
-                _ => drop_in(&shared, mail),
+                _ => drop_in(self, &shared, mail),
             }
         }
         dropped
@@ -302,6 +307,15 @@ impl Registry {
     /// The plugin that was loaded from a file.
     pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
         self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()
+    }
+
+    /// Says that the bridge is on its way out.
+    pub(super) fn close(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn all(&self) -> Vec<Shared> {

@@ -206,8 +206,10 @@ impl Actor {
         let ears = std::mem::take(&mut self.ears);
         self.drop_ears(&ears).await;
         self.mailbox.close();
+        let closing = self.context.registry.is_closing();
         while let Some(mail) = self.mailbox.recv().await {
-            self.accept(mail);
+            // Mail of a plugin that goes is done with; mail of a bridge that stops waits for the next one.
+            if closing { mail.abandon() } else { self.accept(mail) }
         }
         self.refuse_queue();
         // What was handed to the performer is done before the plugin counts as stopped.

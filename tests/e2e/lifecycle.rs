@@ -206,3 +206,29 @@ fn two_bridges_do_not_share_a_data_directory() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("another bridge runs with the data directory"), "{error}");
 }
+
+#[test]
+fn what_waits_for_a_plugin_at_the_end_is_heard_by_the_next_bridge() {
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let listener = r#"
+-- @subscribe in/#
+-- @permissions mqtt.publish:out/#
+function on_mqtt(m)
+  jarvis.mqtt.publish("out/begun", m.payload, { now = true })
+  jarvis.sleep(0.2)
+  jarvis.mqtt.publish("out/done", m.payload)
+end
+"#;
+    let jarvis = beside(&mosquitto).plugin("listener", listener).start();
+    for number in 1..=20 {
+        jarvis.publish("in/x", number.to_string().as_str());
+    }
+    jarvis.next("out/begun");
+    let (status, setup, client) = jarvis.end(Signal::TERM);
+    assert_eq!(status.code(), Some(0));
+    let _again = setup.start();
+    let mut done: Vec<u32> = (1..=20).map(|_| client.next("out/done").text().parse().unwrap()).collect();
+    done.sort_unstable();
+    done.dedup();
+    assert_eq!(done.len(), 20, "each is done once, by one bridge or the other: {done:?}");
+}
