@@ -83,6 +83,7 @@ pub(super) struct Actor {
     pub(super) flights: VecDeque<Flight>,
     pub(super) ears: Ears,
     pub(super) performer: mpsc::Sender<Performance>,
+    pub(super) allowance: Allowance,
     pub(super) undone: Arc<Notify>,
     pub(super) order: Option<Control>,
 }
@@ -124,6 +125,7 @@ impl Actor {
             flights: VecDeque::new(),
             ears: Ears::default(),
             performer,
+            allowance: Allowance::new(),
             undone,
             order: None,
         };
@@ -297,7 +299,7 @@ impl Actor {
         }
     }
 
-    fn check(&self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
+    fn check(&mut self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
         if effects.is_empty() {
             return Ok(());
         }
@@ -305,7 +307,11 @@ impl Actor {
             runner.check(effects).map_err(Blame::Worker)?;
         }
         let outputs = effects.iter().filter(|effect| crate::effects::is_output(effect)).count();
-        cause.spend(outputs).map_err(|reason| {
+        let spent = match cause.has_message() {
+            true => cause.spend(outputs),
+            false => self.allowance.spend(outputs),
+        };
+        spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))
         })
@@ -389,6 +395,32 @@ impl Actor {
         let (now, free_since) = (Instant::now(), self.free_since);
         self.free_since = now;
         now.duration_since(flight.began.max(free_since))
+    }
+}
+
+/// What calls that no message started may put out. What senders set the pace of is not counted here.
+pub(super) struct Allowance {
+    second: Instant,
+    spent: usize,
+}
+
+impl Allowance {
+    /// Emits and publishes a second.
+    const PER_SECOND: usize = 100;
+
+    fn new() -> Self {
+        Self { second: Instant::now(), spent: 0 }
+    }
+
+    fn spend(&mut self, outputs: usize) -> Result<(), String> {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            (self.second, self.spent) = (Instant::now(), 0);
+        }
+        self.spent += outputs;
+        if self.spent <= Self::PER_SECOND {
+            return Ok(());
+        }
+        Err(format!("timers and start-up may emit and publish {} times a second in all", Self::PER_SECOND))
     }
 }
 

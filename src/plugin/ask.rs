@@ -67,8 +67,8 @@ pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause
     answered(shared, answer).await
 }
 
-/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
-/// message may cause is bounded, so the number of these is too.
+/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits with what a QoS 1
+/// message has caused: those messages are bounded, and what one may cause is too. Anything else is dropped.
 pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
     use tokio::sync::mpsc::error::{SendError, TrySendError};
     let lost = |registry: &Registry, mail: Mail| {
@@ -79,6 +79,9 @@ pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
     match shared.mailbox().try_send(mail) {
         Ok(()) => {}
         Err(TrySendError::Closed(mail)) => lost(registry, mail),
+        Err(TrySendError::Full(mail)) if !mail.has_receipt() => {
+            tracing::warn!(plugin = %shared.id(), "an event was dropped: the plugin's mailbox is full");
+        }
         Err(TrySendError::Full(mail)) => {
             let (mailbox, registry) = (shared.mailbox().clone(), registry.clone());
             tokio::spawn(async move {

@@ -53,6 +53,15 @@ pub(super) enum Mail {
 }
 
 impl Mail {
+    /// Whether an inbound message at QoS 1 waits for it.
+    pub(super) fn has_receipt(&self) -> bool {
+        match self {
+            Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => {
+                cause.has_receipt()
+            }
+        }
+    }
+
     /// Leaves it undone in such a way that the broker sends its message again.
     pub(super) fn abandon(self) {
         match self {

@@ -2,10 +2,10 @@
 //! broken save changes nothing but the message.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use super::{
     actor::{Actor, Control},
     blueprint::Blueprint,
     context::Context,
-    files::{self, Found},
+    files::{self, Found, Running},
     notice::Notice,
     registry::{Broken, Registry},
     runner::Runner,
@@ -37,6 +37,8 @@ struct Inner {
     notices: broadcast::Sender<Notice>,
     /// Refused files that were reported, so that each fault is said once.
     reported: std::sync::Mutex<BTreeMap<String, Broken>>,
+    /// Header warnings that were said.
+    warned: std::sync::Mutex<BTreeSet<String>>,
     /// Held while anything is loaded or unloaded: one change at a time.
     known: Mutex<BTreeMap<String, Known>>,
 }
@@ -66,6 +68,7 @@ impl Manager {
             directory,
             notices,
             reported: std::sync::Mutex::default(),
+            warned: std::sync::Mutex::default(),
             known: Mutex::default(),
         }))
     }
@@ -84,21 +87,24 @@ impl Manager {
 
     /// Reads the directory without running anything.
     pub(super) async fn look(&self) -> io::Result<Found> {
+        let running = running(&*self.0.known.lock().await);
+        self.look_beside(running).await
+    }
+
+    /// The same for who holds the lock.
+    async fn look_beside(&self, running: Running) -> io::Result<Found> {
         let inner = self.0.clone();
-        let look = move || files::look(&inner.directory, &inner.context.settings);
+        let look = move || files::look(&inner.directory, &inner.context.settings, &running);
         tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
     }
 
     /// Brings what runs in line with what is in the directory.
     pub(super) async fn scan(&self) -> io::Result<Scan> {
         let mut known = self.0.known.lock().await;
-        let found = match self.look().await {
+        let found = match self.look_beside(running(&known)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::default(),
             found => found?,
         };
-        for warning in &found.warnings {
-            tracing::warn!(target: "plugin", "{warning}");
-        }
         self.report_broken(&found);
         let broken = found.broken.clone();
         let mut changed = Vec::new();
@@ -164,9 +170,20 @@ impl Manager {
         gone
     }
 
+    /// Says once what is odd in a header.
+    fn report_warnings(&self, found: &Found) {
+        let warnings: BTreeSet<String> = found.warnings.iter().map(ToString::to_string).collect();
+        let mut warned = self.0.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings.difference(&warned) {
+            tracing::warn!(target: "plugin", "{warning}");
+        }
+        *warned = warnings;
+    }
+
     fn report_broken(&self, found: &Found) {
+        self.report_warnings(found);
         let running = self.registry();
-        let mut reported = self.0.reported.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *reported, found.broken.clone());
         drop(reported);
         for (file, broken) in &found.broken {
@@ -299,7 +316,7 @@ impl Manager {
 
     /// Reads the directory here and now. Blocks on the disk.
     pub(super) fn look_now(&self) -> io::Result<Found> {
-        files::look(&self.0.directory, &self.0.context.settings)
+        files::look(&self.0.directory, &self.0.context.settings, &Running::new())
     }
 
     /// Loads the plugin of one file as it is now.
@@ -310,7 +327,7 @@ impl Manager {
     }
 
     async fn load_from(&self, file: &str, known: &mut BTreeMap<String, Known>) -> Result<(), Failure> {
-        let mut found = self.look().await.map_err(|error| {
+        let mut found = self.look_beside(running(known)).await.map_err(|error| {
             Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
         })?;
         self.report_broken(&found);
@@ -329,6 +346,10 @@ impl Manager {
         // Nobody need be listening.
         let _ = self.0.notices.send(notice);
     }
+}
+
+fn running(known: &BTreeMap<String, Known>) -> Running {
+    known.iter().map(|(file, known)| (file.clone(), known.id.clone())).collect()
 }
 
 struct Gone {

@@ -24,6 +24,7 @@ mod shared;
 pub mod source;
 mod stats;
 mod turnover;
+mod waits;
 mod watch;
 
 pub(crate) use self::sandbox::known_hook;

@@ -10,4 +10,5 @@ mod docker_acl;
 mod harness;
 mod jarvis;
 mod lifecycle;
+mod neighbours;
 mod topics;
