@@ -6,6 +6,10 @@
 //! set that fails.
 #![expect(clippy::unwrap_used, reason = "all of this is a test, also what stands outside its functions")]
 
+mod bad_input;
+mod chat;
 mod docker_acl;
+mod envelope;
 mod harness;
+mod replies;
 mod topics;
