@@ -6,9 +6,13 @@
 //! set that fails.
 #![expect(clippy::unwrap_used, reason = "all of this is a test, also what stands outside its functions")]
 
+mod bad_input;
+mod chat;
 mod docker_acl;
+mod envelope;
 mod harness;
 mod jarvis;
 mod lifecycle;
 mod neighbours;
+mod replies;
 mod topics;

@@ -246,6 +246,14 @@ impl Client {
     pub(crate) fn settle(&self) {
         assert_eq!(self.ask("bridge/request/info", "")["status"], "ok");
     }
+
+    /// The same for a client that has no properties.
+    #[track_caller]
+    pub(crate) fn settle_v3(&self) {
+        let topic = format!("jarvis/reply/settle/{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.publish("jarvis/bridge/request/info", serde_json::json!({ "reply_to": topic }));
+        self.next(&topic);
+    }
 }
 
 /// What arrived and was not yet taken. Cheap to clone.

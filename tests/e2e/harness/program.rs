@@ -115,6 +115,15 @@ impl Lines {
         self.find(text).unwrap_or_else(|| panic!("no line with `{text}` among these:\n{}", self.text()))
     }
 
+    /// The first lines that contain these texts, each after the one before; waits for them.
+    pub(crate) fn expect_block(&self, texts: &[&str]) -> Vec<String> {
+        self.expect(texts.last().unwrap_or(&""));
+        let text = self.text();
+        let mut lines = text.lines();
+        let found = texts.iter().map(|text| lines.find(|line| line.contains(text)).map(str::to_owned));
+        found.collect::<Option<_>>().unwrap_or_else(|| panic!("not {texts:?} in this order:\n{text}"))
+    }
+
     /// The first line that contains a text; waits until the process has ended.
     pub(super) fn find(&self, text: &str) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
