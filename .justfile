@@ -22,7 +22,7 @@ slow:
 deep:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     cargo run --locked --quiet --example embed
-    @if command -v cargo-deny >/dev/null; then cargo deny --locked --config .deny.toml check; \
+    @if command -v cargo-deny >/dev/null; then cargo deny --locked check --config .deny.toml; \
     else echo "cargo-deny is not installed, so licences and advisories were not looked at: cargo install cargo-deny --locked"; fi
 
 # Throughput, latency, and one hook call against bare mlua.

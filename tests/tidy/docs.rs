@@ -30,11 +30,25 @@ fn every_plugin_and_snippet_loads() {
     let blocks: Vec<Block> = pages.iter().flat_map(|page| page.blocks("lua")).collect();
     assert!(blocks.len() > 5, "only {} Lua blocks were found", blocks.len());
     for block in blocks {
-        let called = Plugin::of(&block).call("on_startup", "");
-        let (out, log) = (text(&called.stdout), text(&called.stderr));
-        assert!(called.status.success(), "{}: {out}{log}", block.place);
-        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{}: {log}", block.place);
+        let plugin = Plugin::of(&block);
+        for (hook, payload) in hooks_to_try(&block) {
+            let called = plugin.call(hook, payload);
+            let (out, log) = (text(&called.stdout), text(&called.stderr));
+            assert!(called.status.success(), "{}: {hook}: {out}{log}", block.place);
+            assert!(!log.contains("WARN") && !log.contains("ERROR"), "{}: {hook}: {log}", block.place);
+        }
     }
+}
+
+/// Loading comes before any call. What asks another machine is loaded and not called.
+fn hooks_to_try(block: &Block) -> Vec<(&'static str, &'static str)> {
+    let calls = [("on_chat", "Hello there"), ("on_command", "x"), ("on_automation", "motion")];
+    let defined = |hook: &str| block.text.contains(&format!("function {hook}("));
+    calls
+        .into_iter()
+        .filter(|(hook, _)| defined(hook) && !block.text.contains("jarvis.http"))
+        .chain([("on_startup", "")])
+        .collect()
 }
 
 #[test]

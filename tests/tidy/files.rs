@@ -4,10 +4,6 @@ use crate::source::{Source, Violation, assert_none};
 
 /// Lines of a file, test modules not counted.
 const LONGEST: usize = 450;
-/// Files that were longer when this rule came, and what each may have at most. They only shrink; a file that was
-/// split goes out of this list.
-const LONGER: &[(&str, usize)] = &[];
-
 /// Words that say that something is not finished. Taken apart, so that this file does not say so itself.
 const UNFINISHED: &[&str] =
     &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("db", "g!"), concat!("XX", "X")];
@@ -22,15 +18,6 @@ fn every_file_says_what_it_is_and_is_finished_and_short() {
 #[test]
 fn nothing_is_unsafe() {
     assert_none(&Source::all("src").iter().flat_map(unsafe_code).collect::<Vec<_>>());
-}
-
-#[test]
-fn the_list_of_longer_files_has_no_other() {
-    for (path, _) in LONGER {
-        let text = std::fs::read_to_string(crate::source::root().join(path));
-        let long = text.is_ok_and(|text| lines(&Source::new(path, &text)) > LONGEST);
-        assert!(long, "{path} is gone or short now: take it out of LONGER");
-    }
 }
 
 #[test]
@@ -74,10 +61,12 @@ fn faults(source: &Source) -> Vec<Violation> {
             faults.push(at(line, format!("`{word}` has no place here: finish it or file an issue")));
         }
     }
-    let most = LONGER.iter().find(|(path, _)| *path == source.path).map_or(LONGEST, |(_, most)| *most);
     let lines = lines(source);
-    if lines > most && !source.is_test() && source.path.starts_with("src/") {
-        faults.push(at(lines, format!("{lines} lines, at most {most} (test modules aside): split the file")));
+    if lines > LONGEST && !source.is_test() && source.path.starts_with("src/") {
+        faults.push(at(
+            lines,
+            format!("{lines} lines, at most {LONGEST} (test modules aside): split the file"),
+        ));
     }
     faults
 }
