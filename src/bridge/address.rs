@@ -81,7 +81,9 @@ fn address(base: &Topic, name: &str, path: Option<&str>) -> Result<Address, Misa
         let path: String = path.chars().take(80).collect();
         return Err(astray(format!("there is no `chat/request/{path}`: use `chat/request`")));
     }
-    if let Err(message) = check_name(path) {
+    // What an event may be called is its channel's own rule.
+    let checked = if *channel == Channel::Event { Ok(()) } else { check_name(path) };
+    if let Err(message) = checked {
         let fixed = answer_topic(base, &[name, "response"]);
         return Err(Misaddressed { fixed, failure: Failure::new(ErrorCode::InvalidPayload, message) });
     }

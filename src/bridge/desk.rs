@@ -16,9 +16,6 @@ use crate::{
     plugin::{PluginManager, Registry},
 };
 
-/// Chat messages that may wait for an external assistant; beyond it one more is answered at once.
-const MAX_WAITING: usize = 1_000;
-
 /// The bridge's desk. Cheap to clone.
 #[derive(Clone)]
 pub struct Desk(Arc<Inner>);
@@ -129,7 +126,7 @@ impl Desk {
     /// Waits for an assistant's answer to the message with this id; nothing where too many wait already.
     pub(super) fn wait_for_answer(&self, id: &Value) -> Option<oneshot::Receiver<Answer>> {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= MAX_WAITING {
+        if waiting.len() >= self.0.config.waiting {
             return None;
         }
         let (answer, received) = oneshot::channel();

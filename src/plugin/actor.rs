@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
+    allowance::Allowance,
     blueprint::Blueprint,
     context::Context,
     ears::Ears,
@@ -48,7 +49,7 @@ impl std::fmt::Debug for Control {
 pub(super) struct Job {
     pub(super) target: Aim,
     pub(super) input: Input,
-    cause: Cause,
+    pub(super) cause: Cause,
     reply: Option<oneshot::Sender<Step>>,
 }
 
@@ -96,6 +97,7 @@ enum Turn {
     Mail(Mail),
     Timers,
     Undone,
+    Room,
     Closed,
 }
 
@@ -157,20 +159,30 @@ impl Actor {
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
                 Turn::Undone => self.revive().await,
+                Turn::Room => {}
                 Turn::Closed => return,
             }
         }
     }
 
+    /// Whether nothing runs, so that an order can be carried out; what waits has time until then.
     fn idle(&self) -> bool {
-        self.flights.is_empty() && self.queue.is_empty()
+        self.flights.is_empty()
+    }
+
+    /// Whether the worker takes another call, and the performer what may come of it: nothing here waits for
+    /// either, so that an order is always heard.
+    fn has_room(&self) -> bool {
+        self.runner.as_ref().is_none_or(|runner| runner.link.has_room())
+            && self.performer.capacity() > self.flights.len()
     }
 
     async fn turn(&mut self) -> Turn {
         let none = Cause::none();
         let running = self.flights.front().map_or(&none, |flight| &flight.job.cause);
         let taking = self.order.is_none();
-        let room = self.queue.is_empty() && self.runner.as_ref().is_none_or(|runner| runner.link.has_room());
+        let room = self.queue.is_empty() && self.has_room();
+        let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer();
         tokio::select! {
             biased;
@@ -180,6 +192,8 @@ impl Actor {
                 Ok(done) => Turn::Done(done),
                 Err(death) => Turn::Died(death),
             },
+            // Only to wake up when the performer has room again; the place itself is not needed yet.
+            _ = self.performer.reserve(), if blocked => Turn::Room,
             () = until(timer), if taking && room => Turn::Timers,
             mail = self.mailbox.recv(), if taking && room => mail.map_or(Turn::Closed, Turn::Mail),
         }
@@ -227,14 +241,12 @@ impl Actor {
 
     /// Writes jobs to the worker, as many as it has room for.
     fn write_ahead(&mut self) {
-        while !self.queue.is_empty() {
+        // With an order at hand what waits is for whoever comes after it.
+        while self.order.is_none() && !self.queue.is_empty() && self.has_room() {
             let Some(runner) = &mut self.runner else {
                 self.refuse_queue();
                 return;
             };
-            if !runner.link.has_room() {
-                return;
-            }
             let Some(mut job) = self.queue.pop_front() else { return };
             let target = job.target.target();
             let input = std::mem::replace(&mut job.input, Input::Nothing);
@@ -395,32 +407,6 @@ impl Actor {
         let (now, free_since) = (Instant::now(), self.free_since);
         self.free_since = now;
         now.duration_since(flight.began.max(free_since))
-    }
-}
-
-/// What calls that no message started may put out. What senders set the pace of is not counted here.
-pub(super) struct Allowance {
-    second: Instant,
-    spent: usize,
-}
-
-impl Allowance {
-    /// Emits and publishes a second.
-    const PER_SECOND: usize = 100;
-
-    fn new() -> Self {
-        Self { second: Instant::now(), spent: 0 }
-    }
-
-    fn spend(&mut self, outputs: usize) -> Result<(), String> {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            (self.second, self.spent) = (Instant::now(), 0);
-        }
-        self.spent += outputs;
-        if self.spent <= Self::PER_SECOND {
-            return Ok(());
-        }
-        Err(format!("timers and start-up may emit and publish {} times a second in all", Self::PER_SECOND))
     }
 }
 

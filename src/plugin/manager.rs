@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::{
     actor::{Actor, Control},
@@ -39,7 +42,9 @@ struct Inner {
     reported: std::sync::Mutex<BTreeMap<String, Broken>>,
     /// Header warnings that were said.
     warned: std::sync::Mutex<BTreeSet<String>>,
-    /// Held while anything is loaded or unloaded: one change at a time.
+    /// One change of a plugin at a time.
+    turns: std::sync::Mutex<BTreeMap<PluginId, Arc<Mutex<()>>>>,
+    /// Held while the directory is read and compared.
     known: Mutex<BTreeMap<String, Known>>,
 }
 
@@ -55,10 +60,21 @@ struct Known {
 }
 
 /// What a scan came to.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Scan {
     /// Files that have vanished and are waited for: scan again in a second.
     pub(super) waiting: bool,
+    changes: Vec<JoinHandle<()>>,
+}
+
+impl Scan {
+    /// Waits until everything that was found is carried out.
+    pub(super) async fn settled(self) {
+        for change in self.changes {
+            // A panic has been printed; there is nothing to carry on with.
+            let _ = change.await;
+        }
+    }
 }
 
 impl Manager {
@@ -69,6 +85,7 @@ impl Manager {
             notices,
             reported: std::sync::Mutex::default(),
             warned: std::sync::Mutex::default(),
+            turns: std::sync::Mutex::default(),
             known: Mutex::default(),
         }))
     }
@@ -120,28 +137,30 @@ impl Manager {
             }
         }
         let gone = self.gone(&mut known, &broken, &changed);
-        for file in gone.now {
-            if let Some(old) = known.remove(&file) {
-                self.unload_id(&old.id).await;
-            }
+        let unload = gone.now.iter().filter_map(|file| known.remove(file)).map(|old| old.id).collect();
+        for (file, blueprint) in &changed {
+            let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
+            known.insert(file.clone(), Known { id, hash, vanished: None });
         }
-        self.load_all(&mut known, changed).await;
-        Ok(Scan { waiting: gone.waiting })
+        drop(known);
+        let changes = self.carry_out(unload, changed.into_iter().map(|(_, blueprint)| blueprint).collect());
+        Ok(Scan { waiting: gone.waiting, changes })
     }
 
-    /// Loads what changed, all at once: one slow start keeps nobody else waiting.
-    async fn load_all(&self, known: &mut BTreeMap<String, Known>, changed: Vec<(String, Blueprint)>) {
-        let mut loading = Vec::new();
-        for (file, blueprint) in changed {
-            let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-            known.insert(file, Known { id: id.clone(), hash, vanished: None });
+    /// Starts every unload and load, all at once: one that is slow keeps nobody else waiting. Those of one
+    /// plugin take turns, the unload first.
+    fn carry_out(&self, unload: Vec<PluginId>, load: Vec<Blueprint>) -> Vec<JoinHandle<()>> {
+        let mut changes = Vec::new();
+        for id in unload {
             let manager = self.clone();
-            loading.push(tokio::spawn(async move { manager.load(blueprint).await }));
+            changes.push(tokio::spawn(async move { manager.unload_id(&id).await }));
         }
-        for load in loading {
-            // The failure was logged and noticed where it happened.
-            let _ = load.await;
+        for blueprint in load {
+            let manager = self.clone();
+            // A failure is logged and noticed where it happens.
+            changes.push(tokio::spawn(async move { drop(manager.load(blueprint).await) }));
         }
+        changes
     }
 
     /// Which known files are gone: at once where the file bears another id now, else after a grace.
@@ -201,6 +220,8 @@ impl Manager {
 
     /// Loads a plugin, or lets a new version of it take over.
     pub(super) async fn load(&self, blueprint: Blueprint) -> Result<(), Failure> {
+        let turn = self.turn(&blueprint.manifest.id);
+        let _turn = turn.lock().await;
         let blueprint = Arc::new(blueprint);
         let (id, version) = (blueprint.manifest.id.clone(), blueprint.manifest.version.clone());
         let running = self.registry().get(id.as_str());
@@ -277,14 +298,15 @@ impl Manager {
 
     /// Reads a plugin's file again and lets it take over, also where nothing changed.
     pub(super) async fn reload(&self, id: &str) -> Result<(), Failure> {
-        let mut known = self.0.known.lock().await;
         let shared = self.registry().get(id).ok_or_else(|| self.registry().unknown(id))?;
         let file = shared.facts().manifest.file.clone();
-        self.load_from(&file, &mut known).await
+        self.load_from(&file).await
     }
 
     /// Ends a plugin: `on_shutdown`, then everything of it goes.
     pub(super) async fn unload_id(&self, id: &PluginId) {
+        let turn = self.turn(id);
+        let _turn = turn.lock().await;
         let Some(shared) = self.registry().remove(id) else { return };
         end(&shared).await;
         tracing::info!(plugin = %id, "plugin unloaded");
@@ -321,13 +343,13 @@ impl Manager {
 
     /// Loads the plugin of one file as it is now.
     pub(super) async fn load_file(&self, path: &Path) -> Result<(), Failure> {
-        let mut known = self.0.known.lock().await;
         let file = path.file_name().unwrap_or_default().to_string_lossy();
-        self.load_from(&file, &mut known).await
+        self.load_from(&file).await
     }
 
-    async fn load_from(&self, file: &str, known: &mut BTreeMap<String, Known>) -> Result<(), Failure> {
-        let mut found = self.look_beside(running(known)).await.map_err(|error| {
+    async fn load_from(&self, file: &str) -> Result<(), Failure> {
+        let mut known = self.0.known.lock().await;
+        let mut found = self.look_beside(running(&known)).await.map_err(|error| {
             Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
         })?;
         self.report_broken(&found);
@@ -337,9 +359,15 @@ impl Manager {
         let gone = || Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin file `{file}`"));
         let blueprint = found.plugins.remove(file).ok_or_else(gone)?;
         let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-        let loaded = self.load(blueprint).await;
         known.insert(file.to_owned(), Known { id, hash, vanished: None });
-        loaded
+        drop(known);
+        self.load(blueprint).await
+    }
+
+    /// Held while one plugin is loaded or unloaded.
+    fn turn(&self, id: &PluginId) -> Arc<Mutex<()>> {
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(id.clone()).or_default().clone()
     }
 
     fn notice(&self, notice: Notice) {

@@ -5,6 +5,7 @@
 //! changes), `registry` asks them.
 
 mod actor;
+mod allowance;
 mod ask;
 mod blueprint;
 mod context;

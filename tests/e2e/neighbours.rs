@@ -9,6 +9,7 @@ on_each_broker!(
     no_header_takes_the_requests_away,
     a_copy_of_a_plugin_takes_nothing_from_it,
     what_timers_put_out_is_bounded,
+    a_hanging_plugin_can_be_mended_at_once,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -73,4 +74,23 @@ function on_command(cmd) return { response = "pong" } end
     let jarvis = Setup::new(broker).plugin("flood", flood).start();
     jarvis.log.expect("may emit and publish 100 times a second");
     assert_eq!(jarvis.run("ping", json!({}))["response"], "pong");
+}
+
+fn a_hanging_plugin_can_be_mended_at_once(broker: &Broker) {
+    let code = |hangs: &str| {
+        format!("-- @commands work\nfunction on_command(cmd) {hangs} return {{ response = 'done' }} end\n")
+    };
+    let hangs = code("string.find(string.rep('a', 60), string.rep('a?', 60) .. string.rep('a', 60))");
+    let other = "-- @commands other\nfunction on_command(cmd) return { response = 'one' } end\n";
+    let jarvis = Bridge::start(broker, &[("hangs", &hangs), ("other", other)]);
+    for _ in 0..12 {
+        jarvis.publish("jarvis/command/request/work", "");
+    }
+    jarvis.expect("jarvis/command/response/work", json!({ "code": "timeout" }));
+    jarvis.write_plugin("hangs", &code(""));
+    jarvis.write_plugin("other", &other.replace("one", "two"));
+    // What waited is answered by the mended version, and nobody else waits for that.
+    jarvis.expect("jarvis/command/response/work", json!({ "response": "done" }));
+    jarvis.log.expect("plugin reloaded plugin=other");
+    assert_eq!(jarvis.run("other", json!({}))["response"], "two");
 }
