@@ -157,8 +157,16 @@ impl Manager {
         }
         for blueprint in load {
             let manager = self.clone();
-            // A failure is logged and noticed where it happens.
-            changes.push(tokio::spawn(async move { drop(manager.load(blueprint).await) }));
+            changes.push(tokio::spawn(async move {
+                let file = blueprint.manifest.file.clone();
+                // The failure itself is logged and noticed where it happens.
+                if let Err(failure) = manager.load(blueprint).await
+                    && failure.code == ErrorCode::Unavailable
+                {
+                    // It was not the file's fault: the next look tries again.
+                    manager.0.known.lock().await.remove(&file);
+                }
+            }));
         }
         changes
     }
