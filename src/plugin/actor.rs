@@ -290,6 +290,8 @@ impl Actor {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
                 self.fail(job, failure, ran);
                 if exhausted {
+                    // It was stopped in good order: a fresh heap is all it needs.
+                    self.deaths = 0;
                     self.revive().await;
                 }
                 return;
@@ -397,6 +399,7 @@ impl Actor {
         let (id, what) = (self.shared.id(), describe(&job.target.target()));
         tracing::warn!(plugin = %id, hook = what, code = %failure.code, "{}", failure.message);
         self.shared.failed(&failure);
+        self.context.registry.touched();
         if let Some(reply) = job.reply {
             let _ = reply.send(Step { outcome: Err(failure), ran });
         }
