@@ -29,6 +29,8 @@ const LOCK: &str = "lock";
 const CLIENT_ID: &str = "client_id";
 /// The note with the filters that the broker's session may still have.
 const FILTERS: &str = "filters";
+/// The embedded broker sends this many QoS 1 messages ahead of their acknowledgement, whatever we allow.
+const SMALLEST_WINDOW: u16 = 64;
 /// What the outbox gets to send its rest at shutdown.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -131,6 +133,7 @@ impl App {
         if tokio::time::timeout(self.shutdown_timeout, self.desk.drained()).await.is_err() {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
+        self.desk.close();
         if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
@@ -311,6 +314,7 @@ fn bridge_config(config: &Config, connection: &mqtt::Config) -> bridge::Config {
             config::Admin::Auto | config::Admin::Read => bridge::Admin::Read,
             config::Admin::Off => bridge::Admin::Off,
         },
+        waiting: usize::from(config.mqtt.receive_maximum.min(SMALLEST_WINDOW) / 2).max(1),
         assistant: match config.chat.assistant {
             config::Assistant::None => bridge::Assistant::None,
             config::Assistant::External => bridge::Assistant::External,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, atomic::AtomicU64, atomic::Ordering},
     time::Instant,
 };
 
@@ -15,9 +15,6 @@ use crate::{
     mqtt::{Outbox, Session},
     plugin::{PluginManager, Registry},
 };
-
-/// Chat messages that may wait for an external assistant; beyond it one more is answered at once.
-const MAX_WAITING: usize = 1_000;
 
 /// The bridge's desk. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +30,7 @@ struct Inner {
     waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
     requests: AtomicU64,
     dropped: AtomicU64,
+    closed: AtomicBool,
     busy: watch::Sender<usize>,
 }
 
@@ -50,6 +48,7 @@ impl Desk {
             waiting: Mutex::default(),
             requests: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             busy: watch::Sender::new(0),
         }))
     }
@@ -109,6 +108,15 @@ impl Desk {
         Running(self.0.clone())
     }
 
+    /// Lets no further answer out: what still runs was given up.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
+    }
+
     /// Waits until no request runs.
     pub async fn drained(&self) {
         // The sender lives in `self`, so this cannot fail.
@@ -118,7 +126,7 @@ impl Desk {
     /// Waits for an assistant's answer to the message with this id; nothing where too many wait already.
     pub(super) fn wait_for_answer(&self, id: &Value) -> Option<oneshot::Receiver<Answer>> {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= MAX_WAITING {
+        if waiting.len() >= self.0.config.waiting {
             return None;
         }
         let (answer, received) = oneshot::channel();

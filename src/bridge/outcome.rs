@@ -42,8 +42,7 @@ impl Outcome {
         self
     }
 
-    /// The same for an outcome in place.
-    pub(super) fn fail_whole(&mut self, failure: Failure) {
+    fn fail_whole(&mut self, failure: Failure) {
         self.failure = Some(failure);
         self.fatal = true;
     }
@@ -90,6 +89,20 @@ impl Outcome {
         self.add(steps);
         self.answered = true;
         (self.response, self.data) = (response, data);
+    }
+
+    /// Puts what plugins said before in front: the assistant's answer, with the results of the message itself.
+    pub(super) fn after(mut self, before: Self) -> Self {
+        let own = std::mem::replace(&mut self.results, before.results);
+        self.results.extend(own);
+        self
+    }
+
+    /// Takes back what a filter stopped: nothing that was said may be read from the envelope.
+    pub(super) fn withhold(&mut self, failure: Failure) {
+        self.data = None;
+        self.results.iter_mut().for_each(|result| result.data = None);
+        self.fail_whole(failure);
     }
 
     /// Notes failures that did not stop anything: filters that passed a message on unchanged.

@@ -64,7 +64,12 @@ impl Router {
             }
             return;
         }
-        let cause = Cause::message(inbound.receipt.clone(), hops(&inbound).min(MAX_HOPS));
+        let hops = hops(&inbound);
+        if hops > MAX_HOPS {
+            tracing::error!(topic = inbound.topic, "a message is dropped: plugins publish in a circle");
+            return self.desk.drop_one();
+        }
+        let cause = Cause::message(inbound.receipt.clone(), hops);
         for delivery in self.desk.bus().deliveries(&inbound) {
             if self.desk.registry().deliver_message(delivery, &cause) {
                 self.desk.drop_one();

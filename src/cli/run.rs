@@ -8,6 +8,7 @@ use super::{Ended, output};
 use crate::{app::App, config::Config, plugin::PluginInfo};
 
 pub(super) async fn run(config: &Config) -> Ended {
+    raise_file_limit();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let app = tokio::select! {
@@ -32,6 +33,16 @@ pub(super) async fn run(config: &Config) -> Ended {
     })
     .await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes all the file descriptors that the system lets this process have: each worker needs three.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it was");
+    }
 }
 
 /// What a person who just started it wants to know.

@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
+    allowance::Allowance,
     blueprint::Blueprint,
     context::Context,
     ears::Ears,
@@ -48,7 +49,7 @@ impl std::fmt::Debug for Control {
 pub(super) struct Job {
     pub(super) target: Aim,
     pub(super) input: Input,
-    cause: Cause,
+    pub(super) cause: Cause,
     reply: Option<oneshot::Sender<Step>>,
 }
 
@@ -83,6 +84,7 @@ pub(super) struct Actor {
     pub(super) flights: VecDeque<Flight>,
     pub(super) ears: Ears,
     pub(super) performer: mpsc::Sender<Performance>,
+    pub(super) allowance: Allowance,
     pub(super) undone: Arc<Notify>,
     pub(super) order: Option<Control>,
 }
@@ -95,6 +97,7 @@ enum Turn {
     Mail(Mail),
     Timers,
     Undone,
+    Room,
     Closed,
 }
 
@@ -124,6 +127,7 @@ impl Actor {
             flights: VecDeque::new(),
             ears: Ears::default(),
             performer,
+            allowance: Allowance::new(),
             undone,
             order: None,
         };
@@ -155,20 +159,30 @@ impl Actor {
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
                 Turn::Undone => self.revive().await,
+                Turn::Room => {}
                 Turn::Closed => return,
             }
         }
     }
 
+    /// Whether nothing runs, so that an order can be carried out; what waits has time until then.
     fn idle(&self) -> bool {
-        self.flights.is_empty() && self.queue.is_empty()
+        self.flights.is_empty()
+    }
+
+    /// Whether the worker takes another call, and the performer what may come of it: nothing here waits for
+    /// either, so that an order is always heard.
+    fn has_room(&self) -> bool {
+        self.runner.as_ref().is_none_or(|runner| runner.link.has_room())
+            && self.performer.capacity() > self.flights.len()
     }
 
     async fn turn(&mut self) -> Turn {
         let none = Cause::none();
         let running = self.flights.front().map_or(&none, |flight| &flight.job.cause);
         let taking = self.order.is_none();
-        let room = self.queue.is_empty() && self.runner.as_ref().is_none_or(|runner| runner.link.has_room());
+        let room = self.queue.is_empty() && self.has_room();
+        let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer();
         tokio::select! {
             biased;
@@ -178,6 +192,8 @@ impl Actor {
                 Ok(done) => Turn::Done(done),
                 Err(death) => Turn::Died(death),
             },
+            // Only to wake up when the performer has room again; the place itself is not needed yet.
+            _ = self.performer.reserve(), if blocked => Turn::Room,
             () = until(timer), if taking && room => Turn::Timers,
             mail = self.mailbox.recv(), if taking && room => mail.map_or(Turn::Closed, Turn::Mail),
         }
@@ -225,14 +241,12 @@ impl Actor {
 
     /// Writes jobs to the worker, as many as it has room for.
     fn write_ahead(&mut self) {
-        while !self.queue.is_empty() {
+        // With an order at hand what waits is for whoever comes after it.
+        while self.order.is_none() && !self.queue.is_empty() && self.has_room() {
             let Some(runner) = &mut self.runner else {
                 self.refuse_queue();
                 return;
             };
-            if !runner.link.has_room() {
-                return;
-            }
             let Some(mut job) = self.queue.pop_front() else { return };
             let target = job.target.target();
             let input = std::mem::replace(&mut job.input, Input::Nothing);
@@ -250,7 +264,7 @@ impl Actor {
     /// A plugin that cannot run says so to whoever asks it.
     pub(super) fn refuse_queue(&mut self) {
         let id = self.shared.id().clone();
-        let why = self.shared.facts().last_error.clone().unwrap_or_default();
+        let why = self.shared.facts().last_error.clone().unwrap_or_else(|| "it is being unloaded".into());
         while let Some(job) = self.queue.pop_front() {
             let text = format!("plugin `{id}` cannot run now: {why}");
             if let Some(reply) = job.reply {
@@ -297,7 +311,7 @@ impl Actor {
         }
     }
 
-    fn check(&self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
+    fn check(&mut self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
         if effects.is_empty() {
             return Ok(());
         }
@@ -305,7 +319,11 @@ impl Actor {
             runner.check(effects).map_err(Blame::Worker)?;
         }
         let outputs = effects.iter().filter(|effect| crate::effects::is_output(effect)).count();
-        cause.spend(outputs).map_err(|reason| {
+        let spent = match cause.has_message() {
+            true => cause.spend(outputs),
+            false => self.allowance.spend(outputs),
+        };
+        spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))
         })

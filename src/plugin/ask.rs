@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{
     mail::{Mail, Step},
+    registry::Registry,
     shared::{Shared, State},
 };
 use crate::{
@@ -66,13 +67,29 @@ pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause
     answered(shared, answer).await
 }
 
-/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
-/// message may cause is bounded, so the number of these is too.
-pub(super) fn drop_in(shared: &Shared, mail: Mail) {
-    use tokio::sync::mpsc::error::TrySendError;
-    if let Err(TrySendError::Full(mail)) = shared.mailbox().try_send(mail) {
-        let mailbox = shared.mailbox().clone();
-        tokio::spawn(async move { mailbox.send(mail).await });
+/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits with what a QoS 1
+/// message has caused: those messages are bounded, and what one may cause is too. Anything else is dropped.
+pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
+    use tokio::sync::mpsc::error::{SendError, TrySendError};
+    let lost = |registry: &Registry, mail: Mail| {
+        if registry.is_closing() {
+            mail.abandon();
+        }
+    };
+    match shared.mailbox().try_send(mail) {
+        Ok(()) => {}
+        Err(TrySendError::Closed(mail)) => lost(registry, mail),
+        Err(TrySendError::Full(mail)) if !mail.has_receipt() => {
+            tracing::warn!(plugin = %shared.id(), "an event was dropped: the plugin's mailbox is full");
+        }
+        Err(TrySendError::Full(mail)) => {
+            let (mailbox, registry) = (shared.mailbox().clone(), registry.clone());
+            tokio::spawn(async move {
+                if let Err(SendError(mail)) = mailbox.send(mail).await {
+                    lost(&registry, mail);
+                }
+            });
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! changes), `registry` asks them.
 
 mod actor;
+mod allowance;
 mod ask;
 mod blueprint;
 mod context;
@@ -24,6 +25,7 @@ mod shared;
 pub mod source;
 mod stats;
 mod turnover;
+mod waits;
 mod watch;
 
 pub(crate) use self::sandbox::known_hook;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::{
@@ -19,6 +22,7 @@ use super::{
     mail::{Event, Heard, Mail, Step},
     shared::{Shared, State},
     stats::PluginHealth,
+    waits::{Waiting, Waits},
 };
 use crate::{
     effects::{Cause, bus::Delivery},
@@ -35,7 +39,10 @@ struct Inner {
     /// Files that are no plugins, by file name, and why.
     broken: Mutex<BTreeMap<String, Broken>>,
     routes: RwLock<Arc<Routes>>,
+    waits: Waits,
     version: watch::Sender<u64>,
+    /// Whether the bridge is on its way out: what was not done then is not acknowledged.
+    closing: AtomicBool,
 }
 
 /// A file that was refused.
@@ -148,7 +155,12 @@ impl Registry {
         let routes = self.routes();
         let input = || Input::Value(input.to_owned());
         if let Some(shared) = routes.commands.get(name) {
+            let waiting = match self.wait_for(shared.id(), name, cause) {
+                Ok(waiting) => waiting,
+                Err(refusal) => return Asked { steps: Vec::new(), refusal: Some(refusal) },
+            };
             let step = ask(shared, "on_command", input(), cause).await;
+            drop(waiting);
             return Asked { steps: vec![(shared.id().clone(), step)], refusal: None };
         }
         if let Some(reason) = routes.unavailable.get(name) {
@@ -157,10 +169,10 @@ impl Registry {
         }
         let mut steps = Vec::new();
         for shared in routes.hooks.get("on_command").into_iter().flatten() {
-            if cause.callers().contains(shared.id()) {
-                continue;
-            }
+            // Who waits for this very call cannot be asked.
+            let Ok(waiting) = self.wait_for(shared.id(), name, cause) else { continue };
             let step = ask(shared, "on_command", input(), cause).await;
+            drop(waiting);
             let answered = matches!(step.outcome, Ok(Some(_)));
             if !matches!(step.outcome, Ok(None)) {
                 steps.push((shared.id().clone(), step));
@@ -170,6 +182,19 @@ impl Registry {
             }
         }
         Asked { steps, refusal: None }
+    }
+
+    /// Notes that a plugin's hook waits for another plugin, where one does.
+    fn wait_for(&self, owner: &PluginId, name: &str, cause: &Cause) -> Result<Option<Waiting>, Failure> {
+        let Some(caller) = cause.caller() else { return Ok(None) };
+        self.0.waits.begin(caller, owner).map(Some).map_err(|chain| {
+            let chain: Vec<&str> = chain.iter().map(PluginId::as_str).collect();
+            let text = format!(
+                "`{caller}` may not run `{name}`: its plugin `{owner}` waits for this very call ({} → {owner})",
+                chain.join(" → ")
+            );
+            Failure::new(ErrorCode::InvalidPayload, text)
+        })
     }
 
     /// `jarvis.command`: a command that a plugin runs from within its own hook.
@@ -184,16 +209,6 @@ impl Registry {
             let text = format!("`{caller}` may not run `{name}`: the chain went over 8 plugins already");
             return Err(Failure::new(ErrorCode::RateLimited, text));
         };
-        if let Some(owner) = self.routes().commands.get(name).map(Shared::id)
-            && cause.callers().contains(owner)
-        {
-            let chain: Vec<&str> = cause.callers().iter().map(PluginId::as_str).collect();
-            let text = format!(
-                "`{caller}` may not run `{name}`: its plugin `{owner}` waits for this very call ({})",
-                chain.join(" → ")
-            );
-            return Err(Failure::new(ErrorCode::InvalidPayload, text));
-        }
         let id = uuid::Uuid::now_v7().to_string();
         let command = serde_json::json!({ "id": id, "name": name, "args": args });
         let input = to_raw_value(&command)
@@ -227,7 +242,7 @@ impl Registry {
             .iter()
             .map(|shared| {
                 let (reply, heard) = oneshot::channel();
-                drop_in(shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
+                drop_in(self, shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
                 heard
             })
             .collect()
@@ -244,7 +259,7 @@ impl Registry {
             let mail = Mail::Message { filter, message: message.clone(), cause };
             match message.qos {
                 0 => dropped |= shared.mailbox().try_send(mail).is_err(),
-                _ => drop_in(&shared, mail),
+                _ => drop_in(self, &shared, mail),
             }
         }
         dropped
@@ -299,14 +314,18 @@ impl Registry {
         self.changed();
     }
 
-    /// Whether this file is known to be refused for this reason.
-    pub(super) fn is_broken(&self, file: &str, broken: &Broken) -> bool {
-        self.broken().get(file) == Some(broken)
-    }
-
     /// The plugin that was loaded from a file.
     pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
         self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()
+    }
+
+    /// Says that the bridge is on its way out.
+    pub(super) fn close(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn all(&self) -> Vec<Shared> {

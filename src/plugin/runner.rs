@@ -42,7 +42,8 @@ impl Runner {
         let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, &error))?;
         let load = blueprint.load(blueprint.snapshot(kept));
         let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
-        let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second);
+        // The worker keeps the plugin's own measure and says what it dropped; this gate is for one that does not.
+        let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second.saturating_mul(2));
         let (blueprint, context) = (blueprint.clone(), context.clone());
         let mut runner = Self { link, answering: None, log, blueprint, context };
         let loaded = runner.loaded().await.map_err(|death| blame(runner.id(), "the file", &death))?;

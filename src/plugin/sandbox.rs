@@ -160,7 +160,8 @@ impl PluginManager {
     /// # Errors
     /// When the directory is there and cannot be read.
     pub async fn scan(&self) -> io::Result<()> {
-        self.manager.scan().await.map(|_| ())
+        self.manager.scan().await?.settled().await;
+        Ok(())
     }
 
     /// Does so from now on whenever the directory changes, until `stop` is dropped.

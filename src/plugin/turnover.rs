@@ -20,7 +20,7 @@ use super::{
 use crate::{
     effects::{Cause, is_output},
     model::{
-        ErrorCode, Failure, Filter,
+        Failure, Filter,
         frame::{Effect, Input, Target},
     },
     store::{Commit, StoreError},
@@ -72,19 +72,16 @@ impl Actor {
         }
     }
 
-    /// Waits, unless an order comes first.
+    /// Waits, unless there is an order: then there is no worker to wait for, and what waits is for whoever
+    /// comes after it.
     async fn pause(&mut self, pause: Duration) -> bool {
-        if pause.is_zero() {
-            return true;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            order = self.control.recv(), if self.order.is_none() => {
-                self.order = order;
-                self.break_down(&Failure::new(ErrorCode::Unavailable, "its worker was being restarted"));
-                false
+        if self.order.is_none() {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                order = self.control.recv() => self.order = order,
             }
         }
+        self.order.is_none()
     }
 
     async fn fresh(&mut self) -> Result<Newborn, Failure> {
@@ -164,8 +161,17 @@ impl Actor {
         blueprint: Arc<Blueprint>,
         mut newborn: Newborn,
     ) -> Result<(), Failure> {
-        newborn.runner.refresh().await?;
-        newborn.start_up().await?;
+        let started = match newborn.runner.refresh().await {
+            Ok(()) => newborn.start_up().await,
+            failed => failed,
+        };
+        if let Err(failure) = started {
+            if self.runner.is_none() {
+                // The old worker died while the new one was on its way.
+                self.revive().await;
+            }
+            return Err(failure);
+        }
         let wrote = self.farewell().await;
         self.blueprint = blueprint;
         self.deaths = 0;
@@ -206,8 +212,13 @@ impl Actor {
         let ears = std::mem::take(&mut self.ears);
         self.drop_ears(&ears).await;
         self.mailbox.close();
+        let closing = self.context.registry.is_closing();
         while let Some(mail) = self.mailbox.recv().await {
-            self.accept(mail);
+            // Mail of a plugin that goes is done with; mail of a bridge that stops waits for the next one.
+            if closing { mail.abandon() } else { self.accept(mail) }
+        }
+        if closing {
+            self.queue.drain(..).for_each(|job| job.cause.abandon());
         }
         self.refuse_queue();
         // What was handed to the performer is done before the plugin counts as stopped.

@@ -183,7 +183,10 @@ fn an_external_assistant_answers(broker: &Broker) {
         );
         let expected = json!({
             "id": id, "status": "ok", "user": "ada", "hook": "on_chat", "response": "Half past!",
-            "results": [{ "plugin": "notes", "data": { "role": "assistant", "content": "Half past!" } }],
+            "results": [
+                { "plugin": "notes", "data": { "role": "user", "content": "How late is it?!" } },
+                { "plugin": "notes", "data": { "role": "assistant", "content": "Half past!" } },
+            ],
         });
         assert_json(&jarvis.next("jarvis/chat/response").json(), &expected);
         jarvis.settle();
