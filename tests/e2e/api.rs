@@ -361,10 +361,10 @@ fn commands_in_a_circle_are_refused(broker: &Broker) {
             ("b", &caller("to_c", "to_b")),
         ],
     );
-    let expected = "`self` may not run `mirror`: its plugin `self` waits for this very call (self)";
+    let expected = "`self` may not run `mirror`: its plugin `self` waits for this very call (self → self)";
     let answer = jarvis.ask("command/request", "mirror").to_string();
     assert!(answer.contains(expected), "{answer}");
-    let expected = "`b` may not run `to_b`: its plugin `a` waits for this very call (a → b)";
+    let expected = "`b` may not run `to_b`: its plugin `a` waits for this very call (a → b → a)";
     let answer = jarvis.ask("command/request", "to_b").to_string();
     assert!(answer.contains(expected), "{answer}");
 }

@@ -176,10 +176,7 @@ fn a_stopped_hook_has_done_nothing(broker: &Broker) {
 fn an_endless_loop_is_stopped_while_others_answer(broker: &Broker) {
     let jarvis = Bridge::start(
         broker,
-        &[
-            ("looper", "-- @commands loop\nfunction on_command()\n    while true do end\nend"),
-            QUICK,
-        ],
+        &[("looper", "-- @commands loop\nfunction on_command()\n    while true do end\nend"), QUICK],
     );
     jarvis.publish("jarvis/command/request/loop", "");
     let mut meanwhile = 0;
@@ -265,10 +262,7 @@ const QUICK: (&str, &str) =
     ("quick", "-- @commands quick\nfunction on_command(cmd) return cmd.name == 'quick' and {} or nil end");
 
 fn what_cannot_be_stopped_is_killed_and_the_rest_of_the_mail_is_answered(broker: &Broker) {
-    let jarvis = Bridge::start(
-        broker,
-        &[("hangs", HANGS), QUICK],
-    );
+    let jarvis = Bridge::start(broker, &[("hangs", HANGS), QUICK]);
     assert_eq!(jarvis.run("count", json!({ "tag": 0 })), json!({ "calls": 1, "state": 1, "tag": 0 }));
     let before = workers_of(&jarvis);
     jarvis.publish("jarvis/command/request", json!({ "id": "hang", "name": "hang" }));

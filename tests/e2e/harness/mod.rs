@@ -9,7 +9,7 @@ mod program;
 mod web;
 
 pub(crate) use bridge::{Bridge, Setup};
-pub(crate) use broker::{Broker, free_port};
+pub(crate) use broker::{Broker, Mosquitto, free_port};
 pub(crate) use client::{Client, Publish};
 pub(crate) use directory::plugin_source;
 pub(crate) use json::assert_json;
