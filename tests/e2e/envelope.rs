@@ -248,7 +248,7 @@ end
                 "fails.lua:16: attempt to index a nil value (global 'os'); `os` does not exist in plugins: use jarvis.time for clocks and dates",
             ),
         ),
-        ("deep", "hook_error", "~fails.lua:17: stack overflow".into()),
+        ("deep", "memory_limit", "~of memory (limits.memory)".into()),
     ];
     for (name, code, error) in cases {
         let result = json!({ "plugin": "fails", "status": "error", "code": code, "error": error });

@@ -6,13 +6,17 @@
 //! set that fails.
 #![expect(clippy::unwrap_used, reason = "all of this is a test, also what stands outside its functions")]
 
+mod api;
 mod bad_input;
 mod chat;
 mod docker_acl;
 mod envelope;
 mod harness;
+mod http;
 mod jarvis;
 mod lifecycle;
 mod neighbours;
 mod replies;
+mod sandbox;
 mod topics;
+mod traffic;

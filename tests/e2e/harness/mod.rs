@@ -6,13 +6,15 @@ mod client;
 mod directory;
 mod json;
 mod program;
+mod web;
 
 pub(crate) use bridge::{Bridge, Setup};
 pub(crate) use broker::{Broker, Mosquitto, free_port};
-pub(crate) use client::{Client, Message, Publish};
+pub(crate) use client::{Client, Publish};
 pub(crate) use directory::plugin_source;
 pub(crate) use json::assert_json;
-pub(crate) use program::{Lines, program};
+pub(crate) use program::Lines;
+pub(crate) use web::{WebAnswer, WebRequest, serve};
 
 use std::time::Duration;
 

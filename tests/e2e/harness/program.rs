@@ -115,6 +115,13 @@ impl Lines {
         self.find(text).unwrap_or_else(|| panic!("no line with `{text}` among these:\n{}", self.text()))
     }
 
+    /// Waits until that many lines contain a text.
+    pub(crate) fn expect_times(&self, text: &str, times: usize) {
+        let enough = |lines: &[String]| lines.iter().filter(|line| line.contains(text)).count() >= times;
+        let found = self.wait(|printed| enough(&printed.lines).then_some(()));
+        assert!(found.is_some(), "not {times} lines with `{text}` among these:\n{}", self.text());
+    }
+
     /// The first lines that contain these texts, each after the one before; waits for them.
     pub(crate) fn expect_block(&self, texts: &[&str]) -> Vec<String> {
         self.expect(texts.last().unwrap_or(&""));
@@ -126,31 +133,33 @@ impl Lines {
 
     /// The first line that contains a text; waits until the process has ended.
     pub(super) fn find(&self, text: &str) -> Option<String> {
+        let mut seen = 0;
+        self.wait(|printed| {
+            let new = &printed.lines[seen..];
+            seen = printed.lines.len();
+            new.iter().find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    /// Waits until the process has closed its end, and gives all lines.
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.wait(|printed| printed.ended.then(|| printed.lines.clone()))
+            .unwrap_or_else(|| panic!("the output does not end:\n{}", self.text()))
+    }
+
+    /// Looks after each line until something is found, the process has ended, or patience has.
+    fn wait<T>(&self, mut find: impl FnMut(&Printed) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut printed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut seen = 0;
         loop {
-            if let Some(line) = printed.lines[seen..].iter().find(|line| line.contains(text)) {
-                return Some(line.clone());
+            if let Some(found) = find(&printed) {
+                return Some(found);
             }
-            seen = printed.lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if printed.ended || left.is_zero() {
                 return None;
             }
             printed = self.0.1.wait_timeout(printed, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    /// Waits until the process has closed its end, and gives all lines.
-    pub(crate) fn all(&self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut printed = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while !printed.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the output does not end:\n{}", printed.lines.join("\n"));
-            printed = self.0.1.wait_timeout(printed, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        printed.lines.clone()
     }
 }
