@@ -9,9 +9,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    actor::{Actor, Aim, Flight},
+    actor::Actor,
     blueprint::Blueprint,
     ears::Ears,
+    job::{Aim, Flight},
     mail::Step,
     perform::Performance,
     runner::{Newborn, Runner, blame, describe},
