@@ -29,6 +29,8 @@ const LOCK: &str = "lock";
 const CLIENT_ID: &str = "client_id";
 /// The note with the filters that the broker's session may still have.
 const FILTERS: &str = "filters";
+/// The embedded broker sends this many QoS 1 messages ahead of their acknowledgement, whatever we allow.
+const SMALLEST_WINDOW: u16 = 64;
 /// What the outbox gets to send its rest at shutdown.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -53,8 +55,8 @@ type EmbeddedBroker = Option<mqtt::broker::Broker>;
 type EmbeddedBroker = Option<std::convert::Infallible>;
 
 impl App {
-    /// Opens the state, starts the embedded broker where no other is set, connects, loads the plugins.
-    /// Messages are not taken before [`App::run`].
+    /// Opens the state, starts the embedded broker where no other is set, and connects. Plugins come with
+    /// [`App::load`]; messages are not taken before [`App::run`].
     ///
     /// # Errors
     /// With a sentence that says what to change.
@@ -69,13 +71,13 @@ impl App {
         let effects =
             Effects::new(http_client(config), store.clone(), bus.clone(), config.mqtt.base_topic.clone());
         let plugins = plugin_manager(config, effects, worker).await?;
-        plugins.scan().await.with_context(|| unreadable(&config.paths.plugins))?;
         let desk = Desk::new(
             bridge_config(config, &connection),
             plugins.clone(),
             outbox.clone(),
             session.clone(),
             bus,
+            store.clone(),
         );
         tokio::spawn(keep_filters(session.clone(), store));
         let (shutdown_timeout, watch) = (config.bridge.shutdown_timeout, config.reload.watch);
@@ -92,6 +94,14 @@ impl App {
             watch,
         };
         Ok(app)
+    }
+
+    /// Loads the plugins; returns when each is ready or refused.
+    ///
+    /// # Errors
+    /// When their directory is there and cannot be read.
+    pub async fn load(&self) -> anyhow::Result<()> {
+        self.plugins.scan().await.with_context(|| unreadable(self.plugins.directory()))
     }
 
     /// The plugins.
@@ -131,6 +141,7 @@ impl App {
         if tokio::time::timeout(self.shutdown_timeout, self.desk.drained()).await.is_err() {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
+        self.desk.close();
         if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
@@ -311,6 +322,7 @@ fn bridge_config(config: &Config, connection: &mqtt::Config) -> bridge::Config {
             config::Admin::Auto | config::Admin::Read => bridge::Admin::Read,
             config::Admin::Off => bridge::Admin::Off,
         },
+        waiting: usize::from(config.mqtt.receive_maximum.min(SMALLEST_WINDOW) / 2).max(1),
         assistant: match config.chat.assistant {
             config::Assistant::None => bridge::Assistant::None,
             config::Assistant::External => bridge::Assistant::External,

@@ -12,7 +12,7 @@
 //! - [`config`], [`telemetry`], [`app`], [`cli`]: the edge.
 //!
 //! Invariants, each kept by a test: no Lua runs in the bridge process; the rooms import only downhill
-//! (`tests/rooms.rs` has the table); everything that comes from outside is bounded; every request gets
+//! (`tests/tidy/rooms.rs` has the table); everything that comes from outside is bounded; every request gets
 //! exactly one envelope.
 
 pub mod app;

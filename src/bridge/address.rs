@@ -1,6 +1,6 @@
 //! What a topic asks for: a channel and the path below it.
 
-use crate::model::{ErrorCode, Failure, Topic};
+use crate::model::{ErrorCode, Failure, Topic, message::is_event_name};
 
 /// Bytes of a name in a topic.
 const MAX_NAME: usize = 128;
@@ -81,7 +81,12 @@ fn address(base: &Topic, name: &str, path: Option<&str>) -> Result<Address, Misa
         let path: String = path.chars().take(80).collect();
         return Err(astray(format!("there is no `chat/request/{path}`: use `chat/request`")));
     }
-    if let Err(message) = check_name(path) {
+    // What an event may be called is its channel's own rule.
+    let checked = match channel {
+        Channel::Event if is_event_name(path) => Ok(()),
+        _ => check_name(path),
+    };
+    if let Err(message) = checked {
         let fixed = answer_topic(base, &[name, "response"]);
         return Err(Misaddressed { fixed, failure: Failure::new(ErrorCode::InvalidPayload, message) });
     }
@@ -152,6 +157,10 @@ mod tests {
             "home/jarvis/bridge/request/plugin/list",
             Some((Channel::Bridge, Some("plugin/list"), "home/jarvis/bridge/response/plugin/list")),
         );
+        check(
+            "home/jarvis/event/request/door:open",
+            Some((Channel::Event, Some("door:open"), "home/jarvis/event/response/door:open")),
+        );
         for other in ["home/jarvis/chat/response", "jarvis/chat/request", "home/jarvis/chat/requests", "x"] {
             check(other, None);
         }
@@ -169,6 +178,7 @@ mod tests {
         check("jarvis/command/request//x", "jarvis/bridge/response/command", "empty level");
         check("jarvis/command/request/", "jarvis/bridge/response/command", "empty level");
         check("jarvis/chat/request/x", "jarvis/bridge/response/chat", "use `chat/request`");
+        check("jarvis/event/request/a b", "jarvis/event/response", "`a b` is not a name");
         check("jarvis/command/request/a b", "jarvis/command/response", "`a b` is not a name");
         let long = format!("jarvis/command/request/{}", "x".repeat(60_000));
         check(&long, "jarvis/command/response", "the name has 60000 bytes, at most 128 are allowed");

@@ -24,20 +24,24 @@ pub(super) async fn answer(
         Err(failure) => return Outcome::of(HOOK).failed(failure).envelope(request),
     };
     let mut outcome = Outcome::of(HOOK).named(automation.name);
-    let mut fields = automation.fields;
-    fields.insert("id".into(), request.echo.id.clone());
-    match to_raw_value(&fields) {
+    match to_raw_value(&input(request, automation.fields)) {
         Ok(input) => outcome.add(desk.registry().call_all(HOOK, &input, &request.cause).await),
         Err(error) => outcome = outcome.failed(invalid(error.to_string())),
     }
     outcome.envelope(request)
 }
 
+/// What `on_automation` gets.
+pub(super) fn input(request: &Request, mut fields: Map<String, Value>) -> Map<String, Value> {
+    fields.insert("id".into(), request.echo.id.clone());
+    fields
+}
+
 /// An object with `name`; or text, which is the name, or on a named topic the status.
 pub(super) fn read(path: Option<String>, payload: Payload) -> Result<Automation, Failure> {
     let mut fields = match payload {
         Payload::Object(fields) => fields,
-        Payload::Text(text) => from_text(path.is_some(), text),
+        Payload::Text(text) => from_text(path.is_some(), &text),
         Payload::Array(_) => return Err(invalid("an automation is an object with `name`; this is an array")),
     };
     for field in ["type", "status"] {
@@ -54,8 +58,8 @@ pub(super) fn read(path: Option<String>, payload: Payload) -> Result<Automation,
     Ok(Automation { name, fields })
 }
 
-fn from_text(named: bool, text: String) -> Map<String, Value> {
-    let text = text.trim().to_owned();
+fn from_text(named: bool, text: &str) -> Map<String, Value> {
+    let text = text.trim();
     let mut fields = Map::new();
     if !text.is_empty() {
         fields.insert(if named { "status" } else { "name" }.into(), text.into());

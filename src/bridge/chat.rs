@@ -120,11 +120,12 @@ async fn from_user(desk: &Desk, request: &Request, message: ChatMessage) -> Outc
     publish_prompt(desk, &message, &request.cause).await;
     outcome.add(call(desk, &message, &request.cause).await);
     outcome.note(failures);
-    if outcome.response().is_some() || outcome.has_failed() {
+    // A plugin that failed, or said something without a text for the user, leaves the answer to the assistant.
+    if outcome.response().is_some() {
         desk.waiting_for(&request.echo.id);
     } else if let Some(waiting) = waiting {
         return match tokio::time::timeout(desk.config().chat_timeout, waiting).await {
-            Ok(Ok(answer)) => answer.outcome,
+            Ok(Ok(answer)) => answer.outcome.after(outcome),
             Ok(Err(_)) => outcome.failed(replaced()),
             Err(_) => {
                 desk.waiting_for(&request.echo.id);
@@ -190,7 +191,7 @@ async fn filter_response(desk: &Desk, request: &Request, outcome: &mut Outcome, 
     let filtered = desk.registry().filter("filter_response", message, &request.cause).await;
     outcome.note(filtered.failures);
     match filtered.stopped {
-        Some(stop) => outcome.cancel(cancelled(&stop)),
+        Some(stop) => outcome.withhold(cancelled(&stop)),
         None => {
             outcome.set_response(filtered.message.get("content").and_then(Value::as_str).map(str::to_owned))
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, atomic::AtomicU64, atomic::Ordering},
     time::Instant,
 };
 
@@ -14,10 +14,8 @@ use crate::{
     effects::Bus,
     mqtt::{Outbox, Session},
     plugin::{PluginManager, Registry},
+    store::Store,
 };
-
-/// Chat messages that may wait for an external assistant; beyond it one more is answered at once.
-const MAX_WAITING: usize = 1_000;
 
 /// The bridge's desk. Cheap to clone.
 #[derive(Clone)]
@@ -29,25 +27,38 @@ struct Inner {
     outbox: Outbox,
     session: Session,
     bus: Bus,
+    store: Store,
     started: Instant,
     waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
     requests: AtomicU64,
+    dropped: AtomicU64,
+    closed: AtomicBool,
     busy: watch::Sender<usize>,
 }
 
 impl Desk {
     /// Sets the desk up.
     #[must_use]
-    pub fn new(config: Config, plugins: PluginManager, outbox: Outbox, session: Session, bus: Bus) -> Self {
+    pub fn new(
+        config: Config,
+        plugins: PluginManager,
+        outbox: Outbox,
+        session: Session,
+        bus: Bus,
+        store: Store,
+    ) -> Self {
         Self(Arc::new(Inner {
             config,
             plugins,
             outbox,
             session,
             bus,
+            store,
             started: Instant::now(),
             waiting: Mutex::default(),
             requests: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             busy: watch::Sender::new(0),
         }))
     }
@@ -76,6 +87,10 @@ impl Desk {
         &self.0.bus
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     pub(super) fn uptime(&self) -> std::time::Duration {
         self.0.started.elapsed()
     }
@@ -85,11 +100,35 @@ impl Desk {
         self.0.requests.load(Ordering::Relaxed)
     }
 
+    /// QoS 0 messages that were dropped because too much was waiting.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Counts a QoS 0 message as dropped.
+    pub(super) fn drop_one(&self) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that run now.
+    pub(super) fn running(&self) -> usize {
+        *self.0.busy.borrow()
+    }
+
     /// Counts a request as taken and running, until the mark is dropped.
     pub(super) fn begin(&self) -> Running {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         self.0.busy.send_modify(|busy| *busy += 1);
         Running(self.0.clone())
+    }
+
+    /// Lets no further answer out: what still runs was given up.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
     }
 
     /// Waits until no request runs.
@@ -101,7 +140,7 @@ impl Desk {
     /// Waits for an assistant's answer to the message with this id; nothing where too many wait already.
     pub(super) fn wait_for_answer(&self, id: &Value) -> Option<oneshot::Receiver<Answer>> {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= MAX_WAITING {
+        if waiting.len() >= self.0.config.waiting {
             return None;
         }
         let (answer, received) = oneshot::channel();

@@ -27,7 +27,7 @@ use serde_json::Value;
 pub use self::{
     desk::Desk,
     once::{Once, call_once},
-    router::{Counters, Router},
+    router::Router,
 };
 use crate::model::{Filter, Topic};
 
@@ -46,6 +46,9 @@ pub struct Config {
     pub admin: Admin,
     /// Who answers what no plugin answered.
     pub assistant: Assistant,
+    /// Chat messages that may wait for an external assistant at a time. Each holds a place in the broker's
+    /// window until it is answered, and the answers come through the same window: fewer than its size.
+    pub waiting: usize,
     /// What an external assistant has.
     pub chat_timeout: Duration,
     /// Whether `/name` in a chat runs a command.

@@ -65,7 +65,7 @@ async fn run(
         "on_automation" => {
             let automation = automation::read(None, payload)?;
             outcome = outcome.named(&automation.name);
-            raw(&automation.fields)?
+            raw(&automation::input(request, automation.fields))?
         }
         "on_chat" | "filter_message" | "filter_response" => {
             let message = chat::read(request, None, payload)?;

@@ -4,7 +4,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::request::Request;
 use crate::{
-    model::{Envelope, ErrorCode, Failure, PluginId, PluginResult, Status},
+    model::{Envelope, Failure, PluginId, PluginResult, Status},
     plugin::{Step, response_of},
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Outcome {
     data: Option<Box<RawValue>>,
     answered: bool,
     failure: Option<Failure>,
+    /// Whether the failure counts although a plugin answered.
+    fatal: bool,
     results: Vec<PluginResult>,
 }
 
@@ -34,10 +36,15 @@ impl Outcome {
         self
     }
 
-    /// A request that failed before any plugin was asked.
+    /// A request that failed as a whole, whatever plugins said.
     pub(super) fn failed(mut self, failure: Failure) -> Self {
-        self.failure = Some(failure);
+        self.fail_whole(failure);
         self
+    }
+
+    fn fail_whole(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.fatal = true;
     }
 
     /// An answer of the bridge itself.
@@ -84,6 +91,20 @@ impl Outcome {
         (self.response, self.data) = (response, data);
     }
 
+    /// Puts what plugins said before in front: the assistant's answer, with the results of the message itself.
+    pub(super) fn after(mut self, before: Self) -> Self {
+        let own = std::mem::replace(&mut self.results, before.results);
+        self.results.extend(own);
+        self
+    }
+
+    /// Takes back what a filter stopped: nothing that was said may be read from the envelope.
+    pub(super) fn withhold(&mut self, failure: Failure) {
+        self.data = None;
+        self.results.iter_mut().for_each(|result| result.data = None);
+        self.fail_whole(failure);
+    }
+
     /// Notes failures that did not stop anything: filters that passed a message on unchanged.
     pub(super) fn note(&mut self, steps: Vec<(PluginId, Step)>) {
         for (plugin, step) in steps {
@@ -112,18 +133,13 @@ impl Outcome {
         self.speaker.as_ref()
     }
 
-    /// Takes the answer back: a filter stopped it.
-    pub(super) fn cancel(&mut self, failure: Failure) {
-        self.failure = Some(failure);
-    }
-
     pub(super) fn set_response(&mut self, response: Option<String>) {
         self.response = response;
     }
 
     /// The envelope. One plugin's failure does not fail a request that another one answered.
     pub(super) fn envelope(self, request: &Request) -> Envelope {
-        let failure = self.failure.filter(|failure| !self.answered || failure.code == ErrorCode::Cancelled);
+        let failure = self.failure.filter(|_| self.fatal || !self.answered);
         Envelope {
             echo: request.echo.clone(),
             status: if failure.is_some() { Status::Error } else { Status::Ok },

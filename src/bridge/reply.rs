@@ -43,6 +43,10 @@ impl ReplyTo {
     /// Sends the envelope; returns when the outbox has taken it. The cause's message is not acknowledged
     /// before the broker has.
     pub(super) async fn send(self, desk: &Desk, envelope: &Envelope, cause: &Cause) {
+        if desk.is_closed() {
+            // Too late: the request stays unacknowledged and the next bridge answers it.
+            return cause.abandon();
+        }
         let payload = match serde_json::to_vec(envelope) {
             Ok(payload) => Bytes::from(payload),
             Err(error) => {

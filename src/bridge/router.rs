@@ -1,12 +1,6 @@
 //! Takes what arrives and gives it to its channel, one task per request, in the order of arrival.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -22,35 +16,27 @@ use super::{
 };
 use crate::{
     effects::{
-        Cause,
+        Cause, MAX_HOPS,
         bus::{HOPS, REQUESTS},
     },
     model::{ErrorCode, Failure},
     mqtt::{Inbound, Inbox},
 };
 
-/// How often a message may go through plugins and back.
-const MAX_HOPS: u8 = 8;
-
-/// What was dropped at the door.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// QoS 0 messages for a plugin whose mailbox was full.
-    pub dropped: AtomicU64,
-}
+/// Requests that may run before those at QoS 0 are dropped. Those at QoS 1 are bounded by the receive maximum.
+const MAX_RUNNING: usize = 512;
 
 /// Routes until it is stopped.
 #[derive(Clone)]
 pub struct Router {
     desk: Desk,
-    counters: Arc<Counters>,
 }
 
 impl Router {
     /// A router for a desk.
     #[must_use]
     pub fn new(desk: Desk) -> Self {
-        Self { desk, counters: Arc::default() }
+        Self { desk }
     }
 
     /// Takes messages until `stop` comes or the session ends. What is in the inbox then is not acknowledged,
@@ -78,15 +64,23 @@ impl Router {
             }
             return;
         }
-        let cause = Cause::message(inbound.receipt.clone(), hops(&inbound).min(MAX_HOPS));
+        let hops = hops(&inbound);
+        if hops > MAX_HOPS {
+            tracing::error!(topic = inbound.topic, "a message is dropped: plugins publish in a circle");
+            return self.desk.drop_one();
+        }
+        let cause = Cause::message(inbound.receipt.clone(), hops);
         for delivery in self.desk.bus().deliveries(&inbound) {
             if self.desk.registry().deliver_message(delivery, &cause) {
-                self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                self.desk.drop_one();
             }
         }
     }
 
     fn take_request(&self, inbound: Inbound) {
+        if inbound.qos == 0 && self.desk.running() >= MAX_RUNNING {
+            return self.desk.drop_one();
+        }
         if inbound.retain {
             if inbound.payload.is_empty() {
                 return;

@@ -8,18 +8,24 @@ use super::{Ended, output};
 use crate::{app::App, config::Config, plugin::PluginInfo};
 
 pub(super) async fn run(config: &Config) -> Ended {
+    raise_file_limit();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let app = tokio::select! {
-        app = App::start(config, None) => app?,
-        _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
-        _ = terminate.recv() => return Ok(ExitCode::FAILURE),
+    let app = App::start(config, None).await?;
+    let loaded = tokio::select! {
+        loaded = app.load() => Some(loaded?),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
-    output::print(&banner(config, &app));
+    if loaded.is_some() {
+        output::print(&banner(config, &app));
+    }
     app.run(async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        if loaded.is_some() {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
         }
         tokio::spawn(async move {
             // Whoever asks twice does not want to wait.
@@ -32,6 +38,16 @@ pub(super) async fn run(config: &Config) -> Ended {
     })
     .await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes all the file descriptors that the system lets this process have: each worker needs three.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it was");
+    }
 }
 
 /// What a person who just started it wants to know.

@@ -119,10 +119,11 @@ fn broker_url(text: &str) -> Result<(), String> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(format!("has no scheme, {form}"));
     };
-    if ["mqtts", "ssl", "ws", "wss"].contains(&scheme) {
+    let scheme = scheme.to_ascii_lowercase();
+    if ["mqtts", "ssl", "ws", "wss"].contains(&scheme.as_str()) {
         return Err(format!("begins with `{scheme}://`, but only plain MQTT over TCP is supported, {form}"));
     }
-    if !["mqtt", "tcp"].contains(&scheme) {
+    if !["mqtt", "tcp"].contains(&scheme.as_str()) {
         return Err(format!("begins with an unknown scheme, {form}"));
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);

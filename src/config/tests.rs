@@ -399,3 +399,16 @@ fn every_shipped_key_is_explained() {
         }
     }
 }
+
+#[test]
+fn embedders_without_a_configuration_get_the_shipped_figures() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let sources = Sources {
+        file: Some(file.path().to_owned()),
+        environment: std::collections::BTreeMap::new(),
+        flags: vec![Flag { key: "paths.data", value: "/data".into(), name: "--data-dir" }],
+    };
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.limits.plugin, crate::model::Limits::default());
+    assert_eq!(config.mqtt.base_topic, crate::model::Topic::default());
+}

@@ -8,7 +8,7 @@ use std::sync::{
 use crate::{model::PluginId, mqtt::Receipt};
 
 /// How long a chain of events and messages may become before it is cut.
-pub(super) const MAX_HOPS: u8 = 8;
+pub const MAX_HOPS: u8 = 8;
 /// Emits and publishes that one inbound message may cause with everything that follows from it.
 const MAX_OUTPUTS: u32 = 1_000;
 
@@ -17,7 +17,7 @@ const MAX_OUTPUTS: u32 = 1_000;
 pub struct Cause {
     message: Option<Arc<Message>>,
     hops: u8,
-    callers: Vec<PluginId>,
+    caller: Option<PluginId>,
 }
 
 #[derive(Debug)]
@@ -30,20 +30,37 @@ impl Cause {
     /// No message: a timer, a start, a single call.
     #[must_use]
     pub fn none() -> Self {
-        Self { message: None, hops: 0, callers: Vec::new() }
+        Self { message: None, hops: 0, caller: None }
     }
 
     /// An inbound message that came over `hops` plugins already.
     #[must_use]
     pub fn message(receipt: Receipt, hops: u8) -> Self {
         let message = Message { receipt, outputs: AtomicU32::new(0) };
-        Self { message: Some(Arc::new(message)), hops, callers: Vec::new() }
+        Self { message: Some(Arc::new(message)), hops, caller: None }
     }
 
     /// The inbound message's receipt, to be held by what it causes.
     #[must_use]
     pub fn receipt(&self) -> Receipt {
         self.message.as_ref().map(|message| message.receipt.clone()).unwrap_or_default()
+    }
+
+    /// Gives the inbound message up: it is not acknowledged, so the broker keeps it and sends it again.
+    pub fn abandon(&self) {
+        self.receipt().abandon();
+    }
+
+    /// Whether an inbound message at QoS 1 waits for what this causes.
+    #[must_use]
+    pub fn has_receipt(&self) -> bool {
+        self.message.as_ref().is_some_and(|message| !message.receipt.is_empty())
+    }
+
+    /// Whether an inbound message stands at the beginning.
+    #[must_use]
+    pub fn has_message(&self) -> bool {
+        self.message.is_some()
     }
 
     /// How many plugins the chain went through.
@@ -56,25 +73,19 @@ impl Cause {
     #[must_use]
     pub fn next(&self) -> Option<Self> {
         let hops = self.hops.checked_add(1).filter(|hops| *hops <= MAX_HOPS)?;
-        Some(Self { message: self.message.clone(), hops, callers: Vec::new() })
+        Some(Self { message: self.message.clone(), hops, caller: None })
     }
 
-    /// The cause of a command that `plugin` runs from within its hook. The callers wait for it, so none of
-    /// them can be asked again.
-    ///
-    /// # Errors
-    /// When the chain is too long.
-    pub fn called_by(&self, plugin: &PluginId) -> Option<Self> {
-        let mut next = self.next()?;
-        next.callers = self.callers.clone();
-        next.callers.push(plugin.clone());
-        Some(next)
-    }
-
-    /// The plugins that wait for this call to end, outermost first.
+    /// The cause of a command that `plugin` runs from within its hook; nothing where the chain is too long.
     #[must_use]
-    pub fn callers(&self) -> &[PluginId] {
-        &self.callers
+    pub fn called_by(&self, plugin: &PluginId) -> Option<Self> {
+        Some(Self { caller: Some(plugin.clone()), ..self.next()? })
+    }
+
+    /// The plugin whose hook waits for this call to end.
+    #[must_use]
+    pub fn caller(&self) -> Option<&PluginId> {
+        self.caller.as_ref()
     }
 
     /// Counts outputs against what the inbound message may cause.

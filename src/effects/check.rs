@@ -5,7 +5,7 @@ use crate::model::{
     Filter, Limits, Permission, PluginId, Topic,
     frame::Effect,
     message::is_event_name,
-    permission::{may_publish, may_subscribe},
+    permission::{is_request_filter, may_publish, may_subscribe},
 };
 
 /// Bytes of a state or configuration key.
@@ -81,8 +81,7 @@ pub(super) fn publish(
 }
 
 fn subscribe(plugin: &PluginId, may: &[Permission], base: &Topic, filter: &Filter) -> Result<(), String> {
-    let requests = Filter::parse(&format!("{base}/+/request/#"));
-    if requests.is_ok_and(|requests| requests.covers(filter)) {
+    if is_request_filter(base, filter) {
         return Err(format!(
             "`{plugin}` may not subscribe to `{filter}`: requests go through the bridge's hooks"
         ));

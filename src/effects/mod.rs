@@ -13,7 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 pub use self::{
     bus::Bus,
-    cause::Cause,
+    cause::{Cause, MAX_HOPS},
     check::{check, is_output},
     http::HttpClient,
     log::LogGate,
@@ -103,6 +103,7 @@ impl Effects {
         cause: &Cause,
     ) -> Granted {
         check::publish(plugin, may, &self.base, &publish.topic).map_err(Refusal::Mistake)?;
+        cause.spend(1).map_err(Refusal::Mistake)?;
         self.bus.publish(publish, cause).await;
         Ok(null())
     }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::model::{
     ErrorCode, Failure, Filter,
-    frame::{Call, Done, Load, Loaded, Outcome, Snapshot, Target},
+    frame::{Call, Done, HOOKS, Load, Loaded, Outcome, Snapshot, Target},
 };
 
 /// Why no VM could be made.
@@ -38,20 +38,6 @@ pub enum BuildError {
     #[error(transparent)]
     BaseTopic(#[from] crate::model::topic::BadTopic),
 }
-
-/// Global functions that the bridge calls.
-const HOOKS: [&str; 10] = [
-    "on_chat",
-    "on_command",
-    "on_automation",
-    "on_mqtt",
-    "on_startup",
-    "on_shutdown",
-    "filter_message",
-    "filter_response",
-    "health",
-    "migrate_config",
-];
 
 /// A plugin in its sandbox.
 ///

@@ -14,6 +14,20 @@ use super::{
     topic::{Filter, Topic},
 };
 
+/// The global functions of a plugin that the bridge calls.
+pub const HOOKS: [&str; 10] = [
+    "on_chat",
+    "on_command",
+    "on_automation",
+    "on_mqtt",
+    "on_startup",
+    "on_shutdown",
+    "filter_message",
+    "filter_response",
+    "health",
+    "migrate_config",
+];
+
 /// From the bridge to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -84,6 +84,13 @@ fn not_a_host(text: &str) -> String {
     )
 }
 
+/// Whether a filter lies inside the bridge's own requests, which no plugin may subscribe to: they go through
+/// its hooks, and a second subscription to the same filter would take the bridge's own away (MQTT 5 §3.8.4).
+#[must_use]
+pub fn is_request_filter(base: &Topic, filter: &Filter) -> bool {
+    Filter::parse(&format!("{base}/+/request/#")).is_ok_and(|requests| requests.covers(filter))
+}
+
 /// Whether one of these permissions allows publishing to a topic.
 #[must_use]
 pub fn may_publish(permissions: &[Permission], topic: &Topic) -> bool {

@@ -148,7 +148,7 @@ fn run(listen: SocketAddr, started: &mpsc::Sender<Result<SocketAddr, String>>, s
         let address = broker.local_addr().unwrap_or(listen);
         let running = tokio::spawn(async move { broker.run().await.map_err(|error| error.to_string()) });
         if ready.wait_for(|ready| *ready).await.is_err() {
-            let reason = running.await.map_or_else(|error| Err(error.to_string()), |ended| ended);
+            let reason = running.await.unwrap_or_else(|error| Err(error.to_string()));
             started.send(reason.map(|()| listen)).ok();
             return;
         }

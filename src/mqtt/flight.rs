@@ -97,11 +97,6 @@ impl Flight {
         self.again.pop_front()
     }
 
-    /// Whether nothing has to be sent again.
-    pub(super) fn is_caught_up(&self) -> bool {
-        self.again.is_empty()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.again.is_empty() && self.given.is_empty() && self.unconfirmed.is_empty()
     }

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, io::ErrorKind};
 
 use rumqttc::v5::{
     ConnectionError, Event, StateError,
-    mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode},
+    mqttbytes::{
+        Error as WireError,
+        v5::{ConnectReturnCode, DisconnectReasonCode},
+    },
 };
 
 use super::connect::{CONNECT_TIMEOUT, Config};
@@ -138,17 +141,25 @@ impl Peer {
             )),
             // A 3.1.1 broker answers with a CONNACK that is too short for rumqttc, which waits for the rest
             // until the broker closes.
-            StateError::ConnectionAborted if phase == Phase::Opening => Loss::soon(format!(
+            closed if is_closed(closed) && phase == Phase::Opening => Loss::soon(format!(
                 "the broker at {address} closed the connection instead of answering: it may speak only MQTT \
                  3.1.1 while the bridge needs MQTT 5, or its log says why"
             )),
-            StateError::ConnectionAborted | StateError::Io(_) => {
-                Loss::soon(format!("the broker at {address} closed the connection"))
-            }
+            closed if is_closed(closed) => Loss::soon(format!(
+                "the broker at {address} closed the connection and did not say why: it stopped, or another \
+                 client uses the client id `{client_id}`"
+            )),
             StateError::AwaitPingResp => Loss::soon(format!("the broker at {address} does not answer pings")),
             other => Loss::soon(format!("the connection to {address} broke: {other}")),
         }
     }
+}
+
+fn is_closed(error: &StateError) -> bool {
+    matches!(
+        error,
+        StateError::ConnectionAborted | StateError::Io(_) | StateError::Deserialization(WireError::Io(_))
+    )
 }
 
 #[cfg(test)]

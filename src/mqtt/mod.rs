@@ -24,9 +24,13 @@ mod loss;
 mod outbox;
 mod publisher;
 mod receipt;
+mod receiver;
 mod session;
 mod status;
 mod subscriptions;
+#[cfg(test)]
+#[cfg(feature = "embedded-broker")]
+mod tests;
 
 pub use address::{BrokerUrl, UrlError, parse_url};
 pub use connect::Config;

@@ -15,7 +15,7 @@ use crate::model::Filter;
 pub struct Subscription {
     /// To what.
     pub filter: Filter,
-    /// Comes back with each message; 1 to 268,435,455.
+    /// Comes back with each message; 1 to 268,435,455, else there is none.
     pub id: usize,
     /// 0 or 1.
     pub qos: u8,
@@ -36,6 +36,9 @@ pub enum RetainHandling {
     /// None.
     Never,
 }
+
+/// The largest number in a variable byte integer (MQTT 5 §1.5.5).
+const LARGEST_ID: usize = 268_435_455;
 
 /// A change that the broker has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +124,10 @@ impl Subscriptions {
         self.queue.pop_front()
     }
 
+    pub(super) fn put_back(&mut self, change: Change) {
+        self.queue.push_front(change);
+    }
+
     pub(super) fn sent(&mut self, change: Change) {
         self.sent.push_back((None, change));
     }
@@ -155,7 +162,7 @@ impl Change {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Subscribe(subscription) => {
-                Subscribe::new(subscription.wire_filter(), Some(subscription.wire_properties())).size()
+                Subscribe::new(subscription.wire_filter(), subscription.wire_properties()).size()
             }
             Self::Unsubscribe(filter) => Unsubscribe::new(filter.as_str(), None).size(),
         }
@@ -175,8 +182,11 @@ impl Subscription {
         filter
     }
 
-    pub(super) fn wire_properties(&self) -> SubscribeProperties {
-        SubscribeProperties { id: Some(self.id), user_properties: Vec::new() }
+    /// Nothing where the identifier is none (MQTT 5 §3.8.2.1.2): it would be a protocol error.
+    pub(super) fn wire_properties(&self) -> Option<SubscribeProperties> {
+        (1..=LARGEST_ID)
+            .contains(&self.id)
+            .then(|| SubscribeProperties { id: Some(self.id), user_properties: Vec::new() })
     }
 }
 

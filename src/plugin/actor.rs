@@ -10,27 +10,23 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
+    allowance::Allowance,
     blueprint::Blueprint,
     context::Context,
     ears::Ears,
     mail::{Heard, Mail, Step},
     perform::{self, Performance},
     runner::{Newborn, Runner, blame, describe},
-    shared::{Shared, State},
+    shared::Shared,
 };
 use crate::{
     effects::Cause,
     model::{
-        ErrorCode, Failure, Filter,
+        ErrorCode, Failure,
         frame::{Call, Done, Effect, Input, Outcome, Target},
     },
     worker::Death,
 };
-
-/// The longest pause before a worker is made anew.
-const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// A worker that lived this long starts the pauses afresh.
-const GOOD_LIFE: Duration = Duration::from_secs(60);
 
 /// Orders that go before any mail.
 pub(super) enum Control {
@@ -50,45 +46,47 @@ impl std::fmt::Debug for Control {
 }
 
 /// A call to be made.
-struct Job {
-    target: Aim,
-    input: Input,
-    cause: Cause,
+pub(super) struct Job {
+    pub(super) target: Aim,
+    pub(super) input: Input,
+    pub(super) cause: Cause,
     reply: Option<oneshot::Sender<Step>>,
 }
 
-/// What a job calls. Handlers are found by what they listen to when a fresh worker must be asked again.
-#[derive(Clone)]
-enum Aim {
+/// What a job calls.
+#[derive(Clone, Copy)]
+pub(super) enum Aim {
     Hook(&'static str),
     Handler(u64),
     Timer(u64),
 }
 
 /// A call that was written and not yet answered.
-struct Flight {
-    job: Job,
-    call: Call,
-    began: Instant,
+pub(super) struct Flight {
+    pub(super) job: Job,
+    pub(super) call: Call,
+    pub(super) began: Instant,
 }
 
+/// One plugin's task; `turnover` has what happens when its worker changes.
 pub(super) struct Actor {
-    context: Arc<Context>,
-    shared: Shared,
-    blueprint: Arc<Blueprint>,
-    mailbox: mpsc::Receiver<Mail>,
-    control: mpsc::Receiver<Control>,
+    pub(super) context: Arc<Context>,
+    pub(super) shared: Shared,
+    pub(super) blueprint: Arc<Blueprint>,
+    pub(super) mailbox: mpsc::Receiver<Mail>,
+    pub(super) control: mpsc::Receiver<Control>,
     /// Nothing while the plugin cannot run.
-    runner: Option<Runner>,
-    born: Instant,
-    free_since: Instant,
-    deaths: u32,
-    queue: VecDeque<Job>,
-    flights: VecDeque<Flight>,
-    ears: Ears,
-    performer: mpsc::Sender<Performance>,
-    undone: Arc<Notify>,
-    order: Option<Control>,
+    pub(super) runner: Option<Runner>,
+    pub(super) born: Instant,
+    pub(super) free_since: Instant,
+    pub(super) deaths: u32,
+    pub(super) queue: VecDeque<Job>,
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) ears: Ears,
+    pub(super) performer: mpsc::Sender<Performance>,
+    pub(super) allowance: Allowance,
+    pub(super) undone: Arc<Notify>,
+    pub(super) order: Option<Control>,
 }
 
 /// What the loop woke up for.
@@ -99,6 +97,7 @@ enum Turn {
     Mail(Mail),
     Timers,
     Undone,
+    Room,
     Closed,
 }
 
@@ -128,6 +127,7 @@ impl Actor {
             flights: VecDeque::new(),
             ears: Ears::default(),
             performer,
+            allowance: Allowance::new(),
             undone,
             order: None,
         };
@@ -159,20 +159,30 @@ impl Actor {
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
                 Turn::Undone => self.revive().await,
+                Turn::Room => {}
                 Turn::Closed => return,
             }
         }
     }
 
+    /// Whether nothing runs, so that an order can be carried out; what waits has time until then.
     fn idle(&self) -> bool {
-        self.flights.is_empty() && self.queue.is_empty()
+        self.flights.is_empty()
+    }
+
+    /// Whether the worker takes another call, and the performer what may come of it: nothing here waits for
+    /// either, so that an order is always heard.
+    fn has_room(&self) -> bool {
+        self.runner.as_ref().is_none_or(|runner| runner.link.has_room())
+            && self.performer.capacity() > self.flights.len()
     }
 
     async fn turn(&mut self) -> Turn {
         let none = Cause::none();
         let running = self.flights.front().map_or(&none, |flight| &flight.job.cause);
         let taking = self.order.is_none();
-        let room = self.queue.is_empty() && self.runner.as_ref().is_none_or(|runner| runner.link.has_room());
+        let room = self.queue.is_empty() && self.has_room();
+        let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer();
         tokio::select! {
             biased;
@@ -182,13 +192,15 @@ impl Actor {
                 Ok(done) => Turn::Done(done),
                 Err(death) => Turn::Died(death),
             },
+            // Only to wake up when the performer has room again; the place itself is not needed yet.
+            _ = self.performer.reserve(), if blocked => Turn::Room,
             () = until(timer), if taking && room => Turn::Timers,
             mail = self.mailbox.recv(), if taking && room => mail.map_or(Turn::Closed, Turn::Mail),
         }
     }
 
     /// Turns a piece of mail into jobs.
-    fn accept(&mut self, mail: Mail) {
+    pub(super) fn accept(&mut self, mail: Mail) {
         match mail {
             Mail::Hook { hook, input, cause, reply } => {
                 self.queue.push_back(Job { target: Aim::Hook(hook), input, cause, reply: Some(reply) });
@@ -229,20 +241,14 @@ impl Actor {
 
     /// Writes jobs to the worker, as many as it has room for.
     fn write_ahead(&mut self) {
-        while !self.queue.is_empty() {
+        // With an order at hand what waits is for whoever comes after it.
+        while self.order.is_none() && !self.queue.is_empty() && self.has_room() {
             let Some(runner) = &mut self.runner else {
                 self.refuse_queue();
                 return;
             };
-            if !runner.link.has_room() {
-                return;
-            }
             let Some(mut job) = self.queue.pop_front() else { return };
-            let target = match job.target {
-                Aim::Hook(hook) => Target::Hook(hook.into()),
-                Aim::Handler(handler) => Target::Handler(handler),
-                Aim::Timer(timer) => Target::Timer(timer),
-            };
+            let target = job.target.target();
             let input = std::mem::replace(&mut job.input, Input::Nothing);
             let call = Call { number: runner.link.next_call(), target, input };
             match runner.link.call(&call) {
@@ -256,9 +262,9 @@ impl Actor {
     }
 
     /// A plugin that cannot run says so to whoever asks it.
-    fn refuse_queue(&mut self) {
+    pub(super) fn refuse_queue(&mut self) {
         let id = self.shared.id().clone();
-        let why = self.shared.facts().last_error.clone().unwrap_or_default();
+        let why = self.shared.facts().last_error.clone().unwrap_or_else(|| "it is being unloaded".into());
         while let Some(job) = self.queue.pop_front() {
             let text = format!("plugin `{id}` cannot run now: {why}");
             if let Some(reply) = job.reply {
@@ -284,6 +290,8 @@ impl Actor {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
                 self.fail(job, failure, ran);
                 if exhausted {
+                    // It was stopped in good order: a fresh heap is all it needs.
+                    self.deaths = 0;
                     self.revive().await;
                 }
                 return;
@@ -298,14 +306,14 @@ impl Actor {
             }
             Err(Blame::Worker(reason)) => {
                 let death = Death::Garbage(reason);
-                let failure = blame(self.shared.id(), &describe_aim(&job.target), &death);
+                let failure = blame(self.shared.id(), &describe(&job.target.target()), &death);
                 self.fail(job, failure, ran);
                 self.revive().await;
             }
         }
     }
 
-    fn check(&self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
+    fn check(&mut self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
         if effects.is_empty() {
             return Ok(());
         }
@@ -313,7 +321,11 @@ impl Actor {
             runner.check(effects).map_err(Blame::Worker)?;
         }
         let outputs = effects.iter().filter(|effect| crate::effects::is_output(effect)).count();
-        cause.spend(outputs).map_err(|reason| {
+        let spent = match cause.has_message() {
+            true => cause.spend(outputs),
+            false => self.allowance.spend(outputs),
+        };
+        spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))
         })
@@ -342,7 +354,7 @@ impl Actor {
     }
 
     /// Applies what changes this plugin's own ears; gives back what leaves the bridge.
-    async fn apply(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+    pub(super) async fn apply(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         let mut outputs = Vec::new();
         let mut heard_something = false;
         for effect in effects {
@@ -377,16 +389,17 @@ impl Actor {
     }
 
     /// Tells the registry what this plugin listens to now.
-    fn listen(&self) {
+    pub(super) fn listen(&self) {
         let mut facts = self.shared.facts();
         facts.patterns = self.ears.patterns();
         facts.filters = self.ears.filters().cloned().collect();
     }
 
-    fn fail(&self, job: Job, failure: Failure, ran: Duration) {
-        let (id, what) = (self.shared.id(), describe_aim(&job.target));
+    pub(super) fn fail(&self, job: Job, failure: Failure, ran: Duration) {
+        let (id, what) = (self.shared.id(), describe(&job.target.target()));
         tracing::warn!(plugin = %id, hook = what, code = %failure.code, "{}", failure.message);
         self.shared.failed(&failure);
+        self.context.registry.touched();
         if let Some(reply) = job.reply {
             let _ = reply.send(Step { outcome: Err(failure), ran });
         }
@@ -398,194 +411,6 @@ impl Actor {
         self.free_since = now;
         now.duration_since(flight.began.max(free_since))
     }
-
-    /// The worker has died: the call it was running is to blame, the ones behind it are asked again.
-    async fn bury(&mut self, death: &Death) {
-        if let Some(Flight { job, call, began }) = self.flights.pop_front() {
-            let failure = blame(self.shared.id(), &describe(&call.target), death);
-            self.fail(job, failure, began.elapsed());
-        } else {
-            let (id, reason) = (self.shared.id(), death.to_string());
-            tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
-        }
-        self.revive().await;
-    }
-
-    /// Ends the worker and makes a fresh one from the source in memory.
-    async fn revive(&mut self) {
-        self.runner = None;
-        self.put_back();
-        if self.born.elapsed() > GOOD_LIFE {
-            self.deaths = 0;
-        }
-        self.deaths += 1;
-        // The first time at once; then 0.1 s, 0.2 s, 0.4 s …
-        let pause = match self.deaths {
-            1 => Duration::ZERO,
-            more => Duration::from_millis(50 << more.min(12)).min(MAX_PAUSE),
-        };
-        if !self.pause(pause).await {
-            return;
-        }
-        match self.fresh().await {
-            Ok(newborn) => {
-                self.take_over(newborn).await;
-                tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
-            }
-            Err(failure) => self.break_down(&failure),
-        }
-    }
-
-    /// Waits, unless an order comes first.
-    async fn pause(&mut self, pause: Duration) -> bool {
-        if pause.is_zero() {
-            return true;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            order = self.control.recv(), if self.order.is_none() => {
-                self.order = order;
-                self.break_down(&Failure::new(ErrorCode::Unavailable, "its worker was being restarted"));
-                false
-            }
-        }
-    }
-
-    async fn fresh(&mut self) -> Result<Newborn, Failure> {
-        let mut newborn = Runner::bring_up(&self.blueprint, &self.context).await?;
-        newborn.start_up().await?;
-        Ok(newborn)
-    }
-
-    /// Calls that were written and not answered go back to the front of the queue. Handlers are numbered in
-    /// the order of their making, so a fresh worker's numbers mean the same as long as they were made at the
-    /// top level or in `on_startup`; timers are made anew by the fresh worker itself.
-    fn put_back(&mut self) {
-        while let Some(Flight { mut job, call, .. }) = self.flights.pop_back() {
-            job.input = call.input;
-            if !matches!(job.target, Aim::Timer(_)) {
-                self.queue.push_front(job);
-            }
-        }
-        self.queue.retain(|job| !matches!(job.target, Aim::Timer(_)));
-    }
-
-    /// The plugin cannot run until its file changes or it is told to.
-    fn break_down(&mut self, failure: &Failure) {
-        self.runner = None;
-        let mut facts = self.shared.facts();
-        facts.state = State::Error;
-        facts.last_error = Some(failure.message.clone());
-        drop(facts);
-        tracing::error!(plugin = %self.shared.id(), "{}", failure.message);
-        self.context.registry.changed();
-    }
-
-    /// Makes a started worker the plugin's own: the old one's ears are dropped only after the new one has its
-    /// own, so that no subscription lapses in between.
-    async fn take_over(&mut self, newborn: Newborn) {
-        let Newborn { runner, hooks, held } = newborn;
-        let id = self.shared.id().clone();
-        let old = std::mem::take(&mut self.ears);
-        let commit = self.context.effects.commit(&id, &held).await;
-        let bus = self.context.effects.bus();
-        if hooks.iter().any(|hook| hook == "on_mqtt") {
-            for filter in &self.blueprint.manifest.subscribe {
-                self.ears.subscribe(None, filter.clone(), true);
-                bus.subscribe(&id, filter, 1, true).await;
-            }
-        }
-        let outputs = self.apply(held).await;
-        self.drop_ears(&old).await;
-        self.runner = Some(runner);
-        self.born = Instant::now();
-        self.announce(hooks);
-        let (cause, ran) = (Cause::none(), Duration::ZERO);
-        let performance = Performance { commit, outputs, cause, value: None, ran, reply: None };
-        let _ = self.performer.send(performance).await;
-    }
-
-    /// Tells the registry that this version serves now.
-    fn announce(&self, hooks: Vec<String>) {
-        let mut facts = self.shared.facts();
-        facts.manifest = self.blueprint.manifest.clone();
-        facts.permissions.clone_from(&self.blueprint.permissions);
-        facts.hooks = hooks.into_iter().collect();
-        facts.state = State::Ready;
-        drop(facts);
-        self.listen();
-        self.context.registry.changed();
-    }
-
-    async fn drop_ears(&mut self, ears: &Ears) {
-        let filters: Vec<&Filter> = ears.filters().collect();
-        for filter in filters {
-            self.context.effects.bus().unsubscribe(self.shared.id(), filter).await;
-        }
-    }
-
-    /// Lets a new version take over. On failure nothing has changed.
-    async fn replace(&mut self, blueprint: Arc<Blueprint>, mut newborn: Newborn) -> Result<(), Failure> {
-        newborn.refresh().await?;
-        newborn.start_up().await?;
-        if self.farewell().await {
-            newborn.refresh().await?;
-        }
-        self.blueprint = blueprint;
-        self.deaths = 0;
-        self.shared.facts().last_error = None;
-        self.take_over(newborn).await;
-        Ok(())
-    }
-
-    /// Calls `on_shutdown` of the worker that leaves. True where it has written something.
-    async fn farewell(&mut self) -> bool {
-        let wants = self.shared.facts().hooks.contains("on_shutdown");
-        let Some(mut runner) = self.runner.take().filter(|_| wants) else { return false };
-        let target = Target::Hook("on_shutdown".into());
-        match runner.call_alone(target, Input::Nothing).await {
-            Ok((_, effects)) => {
-                let commit = self.context.effects.commit(self.shared.id(), &effects).await;
-                let wrote = matches!(commit, Ok(Some(_)));
-                let outputs = effects.into_iter().filter(crate::effects::is_output).collect();
-                let (cause, ran) = (Cause::none(), Duration::ZERO);
-                let performance = Performance { commit, outputs, cause, value: None, ran, reply: None };
-                let _ = self.performer.send(performance).await;
-                wrote
-            }
-            Err(failure) => {
-                tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
-                false
-            }
-        }
-    }
-
-    async fn stop(&mut self) {
-        self.shared.facts().state = State::Unloading;
-        self.farewell().await;
-        self.runner = None;
-        let ears = std::mem::take(&mut self.ears);
-        self.drop_ears(&ears).await;
-        self.mailbox.close();
-        while let Some(mail) = self.mailbox.recv().await {
-            self.accept(mail);
-        }
-        self.refuse_queue();
-        // What was handed to the performer is done before the plugin counts as stopped.
-        let (flushed, done) = oneshot::channel();
-        let (cause, ran) = (Cause::none(), Duration::ZERO);
-        let last = Performance {
-            commit: Ok(None),
-            outputs: Vec::new(),
-            cause,
-            value: None,
-            ran,
-            reply: Some(flushed),
-        };
-        if self.performer.send(last).await.is_ok() {
-            let _ = done.await;
-        }
-    }
 }
 
 /// Whose fault it is.
@@ -594,11 +419,14 @@ enum Blame {
     Worker(String),
 }
 
-fn describe_aim(aim: &Aim) -> String {
-    match aim {
-        Aim::Hook(hook) => (*hook).into(),
-        Aim::Handler(_) => "a handler".into(),
-        Aim::Timer(_) => "a timer".into(),
+impl Aim {
+    /// As the worker is told.
+    fn target(self) -> Target {
+        match self {
+            Self::Hook(hook) => Target::Hook(hook.into()),
+            Self::Handler(handler) => Target::Handler(handler),
+            Self::Timer(timer) => Target::Timer(timer),
+        }
     }
 }
 

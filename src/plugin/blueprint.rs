@@ -12,8 +12,9 @@ use super::{
     source::Source,
 };
 use crate::model::{
-    Limits, Permission, Topic,
+    Filter, Limits, Permission, Topic,
     frame::{About, Load, Snapshot},
+    permission::is_request_filter,
 };
 
 /// What the configuration says about plugins.
@@ -54,6 +55,7 @@ impl Blueprint {
         let operator = settings.values.get(manifest.id.as_str());
         let operator: BTreeMap<String, Value> =
             operator.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+        refuse_requests(&manifest, &settings.base)?;
         let permissions = manifest.permissions(&operator)?;
         let values = manifest.config.iter().chain(&operator);
         let config = values.filter_map(|(key, value)| Some((key.clone(), to_raw_value(value).ok()?)));
@@ -93,6 +95,20 @@ impl Blueprint {
     pub(super) fn snapshot(&self, kept: crate::store::Kept) -> Snapshot {
         Snapshot { state: kept.state, config: self.config.clone(), overrides: kept.config }
     }
+}
+
+/// Requests go through the hooks and to no subscription.
+fn refuse_requests(manifest: &Manifest, base: &Topic) -> Result<(), Vec<Fault>> {
+    let inside = manifest.subscribe.iter().filter(|filter| is_request_filter(base, filter));
+    let fault = |filter: &Filter| Fault {
+        file: manifest.file.clone(),
+        line: None,
+        message: format!(
+            "`@subscribe {filter}` lies inside `{base}/+/request/#`: requests go to the hooks only"
+        ),
+    };
+    let faults: Vec<Fault> = inside.map(fault).collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
 /// A header's wishes, as far as the configuration lets them count.

@@ -9,6 +9,7 @@ use super::{
     registry::Broken,
     source::{self, Source, SourceError},
 };
+use crate::model::PluginId;
 
 /// Plugin files that are looked at; more are refused.
 const MAX_FILES: usize = 1_000;
@@ -24,18 +25,28 @@ pub(super) struct Found {
     pub(super) warnings: Vec<Fault>,
 }
 
-/// Reads every `*.lua` of a directory. Blocks on the disk.
+/// Which plugin runs from which file.
+pub(super) type Running = BTreeMap<String, PluginId>;
+
+/// Reads every `*.lua` of a directory. Blocks on the disk. What runs keeps its id and commands when another
+/// file claims them.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub(super) fn look(directory: &Path, settings: &Settings) -> io::Result<Found> {
+pub(super) fn look(directory: &Path, settings: &Settings, running: &Running) -> io::Result<Found> {
     let mut found = Found::default();
     for name in names(directory)? {
+        if name.chars().any(char::is_control) {
+            let name: String = name.chars().flat_map(char::escape_debug).collect();
+            let fault = format!("{name}: the file's name has a control character: rename it");
+            found.refuse(name.clone(), name, fault, Vec::new());
+            continue;
+        }
         if let Some(read) = read(directory, &name) {
             found.take(name, read, settings);
         }
     }
-    found.refuse_doubles();
+    found.refuse_doubles(running);
     Ok(found)
 }
 
@@ -91,10 +102,13 @@ impl Found {
         self.broken.insert(name, Broken { id, fault, commands });
     }
 
-    /// An id or a command belongs to the first file, by name, that claims it.
-    fn refuse_doubles(&mut self) {
+    /// An id or a command belongs to the file that it runs from, else to the first, by name, that claims it.
+    fn refuse_doubles(&mut self, running: &Running) {
         let (mut ids, mut commands) = (BTreeMap::new(), BTreeMap::new());
-        for (name, blueprint) in std::mem::take(&mut self.plugins) {
+        let mut claims: Vec<(String, Blueprint)> = std::mem::take(&mut self.plugins).into_iter().collect();
+        // The sort keeps the names' order among equals.
+        claims.sort_by_key(|(name, blueprint)| running.get(name) != Some(&blueprint.manifest.id));
+        for (name, blueprint) in claims {
             let manifest = &blueprint.manifest;
             let id = manifest.id.to_string();
             let taken = manifest.commands.iter().find_map(|command| Some((command, commands.get(command)?)));

@@ -51,3 +51,23 @@ pub(super) enum Mail {
     /// Call every handler of a filter.
     Message { filter: Filter, message: Arc<MqttMessage>, cause: Cause },
 }
+
+impl Mail {
+    /// Whether an inbound message at QoS 1 waits for it.
+    pub(super) fn has_receipt(&self) -> bool {
+        match self {
+            Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => {
+                cause.has_receipt()
+            }
+        }
+    }
+
+    /// Leaves it undone in such a way that the broker sends its message again.
+    pub(super) fn abandon(self) {
+        match self {
+            Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => {
+                cause.abandon()
+            }
+        }
+    }
+}

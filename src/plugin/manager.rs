@@ -2,22 +2,25 @@
 //! broken save changes nothing but the message.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::{
     actor::{Actor, Control},
     blueprint::Blueprint,
     context::Context,
-    files::{self, Found},
+    files::{self, Found, Running},
     notice::Notice,
-    registry::Registry,
+    registry::{Broken, Registry},
     runner::Runner,
     shared::{Shared, State},
 };
@@ -35,9 +38,18 @@ struct Inner {
     context: Arc<Context>,
     directory: PathBuf,
     notices: broadcast::Sender<Notice>,
-    /// Held while anything is loaded or unloaded: one change at a time.
+    /// Refused files that were reported, so that each fault is said once.
+    reported: std::sync::Mutex<BTreeMap<String, Broken>>,
+    /// Header warnings that were said.
+    warned: std::sync::Mutex<BTreeSet<String>>,
+    /// One change of a plugin at a time.
+    turns: std::sync::Mutex<BTreeMap<PluginId, Arc<Mutex<()>>>>,
+    /// Held while the directory is read and compared.
     known: Mutex<BTreeMap<String, Known>>,
 }
+
+/// How long a plugin is waited for in unloading: its longest call and a little more.
+const ENDS: Duration = Duration::from_secs(65);
 
 /// What the manager remembers of a file.
 #[derive(Debug)]
@@ -48,15 +60,34 @@ struct Known {
 }
 
 /// What a scan came to.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Scan {
     /// Files that have vanished and are waited for: scan again in a second.
     pub(super) waiting: bool,
+    changes: Vec<JoinHandle<()>>,
+}
+
+impl Scan {
+    /// Waits until everything that was found is carried out.
+    pub(super) async fn settled(self) {
+        for change in self.changes {
+            // A panic has been printed; there is nothing to carry on with.
+            let _ = change.await;
+        }
+    }
 }
 
 impl Manager {
     pub(super) fn new(context: Arc<Context>, directory: PathBuf, notices: broadcast::Sender<Notice>) -> Self {
-        Self(Arc::new(Inner { context, directory, notices, known: Mutex::default() }))
+        Self(Arc::new(Inner {
+            context,
+            directory,
+            notices,
+            reported: std::sync::Mutex::default(),
+            warned: std::sync::Mutex::default(),
+            turns: std::sync::Mutex::default(),
+            known: Mutex::default(),
+        }))
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -73,21 +104,24 @@ impl Manager {
 
     /// Reads the directory without running anything.
     pub(super) async fn look(&self) -> io::Result<Found> {
+        let running = running(&*self.0.known.lock().await);
+        self.look_beside(running).await
+    }
+
+    /// The same for who holds the lock.
+    async fn look_beside(&self, running: Running) -> io::Result<Found> {
         let inner = self.0.clone();
-        let look = move || files::look(&inner.directory, &inner.context.settings);
+        let look = move || files::look(&inner.directory, &inner.context.settings, &running);
         tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
     }
 
     /// Brings what runs in line with what is in the directory.
     pub(super) async fn scan(&self) -> io::Result<Scan> {
         let mut known = self.0.known.lock().await;
-        let found = match self.look().await {
+        let found = match self.look_beside(running(&known)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::default(),
             found => found?,
         };
-        for warning in &found.warnings {
-            tracing::warn!(target: "plugin", "{warning}");
-        }
         self.report_broken(&found);
         let broken = found.broken.clone();
         let mut changed = Vec::new();
@@ -103,35 +137,45 @@ impl Manager {
             }
         }
         let gone = self.gone(&mut known, &broken, &changed);
-        for file in gone.now {
-            if let Some(old) = known.remove(&file) {
-                self.unload_id(&old.id).await;
-            }
+        let unload = gone.now.iter().filter_map(|file| known.remove(file)).map(|old| old.id).collect();
+        for (file, blueprint) in &changed {
+            let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
+            known.insert(file.clone(), Known { id, hash, vanished: None });
         }
-        self.load_all(&mut known, changed).await;
-        Ok(Scan { waiting: gone.waiting })
+        drop(known);
+        let changes = self.carry_out(unload, changed.into_iter().map(|(_, blueprint)| blueprint).collect());
+        Ok(Scan { waiting: gone.waiting, changes })
     }
 
-    /// Loads what changed, all at once: one slow start keeps nobody else waiting.
-    async fn load_all(&self, known: &mut BTreeMap<String, Known>, changed: Vec<(String, Blueprint)>) {
-        let mut loading = Vec::new();
-        for (file, blueprint) in changed {
-            let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-            known.insert(file, Known { id: id.clone(), hash, vanished: None });
+    /// Starts every unload and load, all at once: one that is slow keeps nobody else waiting. Those of one
+    /// plugin take turns, the unload first.
+    fn carry_out(&self, unload: Vec<PluginId>, load: Vec<Blueprint>) -> Vec<JoinHandle<()>> {
+        let mut changes = Vec::new();
+        for id in unload {
             let manager = self.clone();
-            loading.push(tokio::spawn(async move { manager.load(blueprint).await }));
+            changes.push(tokio::spawn(async move { manager.unload_id(&id).await }));
         }
-        for load in loading {
-            // The failure was logged and noticed where it happened.
-            let _ = load.await;
+        for blueprint in load {
+            let manager = self.clone();
+            changes.push(tokio::spawn(async move {
+                let file = blueprint.manifest.file.clone();
+                // The failure itself is logged and noticed where it happens.
+                if let Err(failure) = manager.load(blueprint).await
+                    && failure.code == ErrorCode::Unavailable
+                {
+                    // It was not the file's fault: the next look tries again.
+                    manager.0.known.lock().await.remove(&file);
+                }
+            }));
         }
+        changes
     }
 
     /// Which known files are gone: at once where the file bears another id now, else after a grace.
     fn gone(
         &self,
         known: &mut BTreeMap<String, Known>,
-        broken: &BTreeMap<String, super::registry::Broken>,
+        broken: &BTreeMap<String, Broken>,
         changed: &[(String, Blueprint)],
     ) -> Gone {
         let mut gone = Gone { now: Vec::new(), waiting: false };
@@ -153,15 +197,29 @@ impl Manager {
         gone
     }
 
+    /// Says once what is odd in a header.
+    fn report_warnings(&self, found: &Found) {
+        let warnings: BTreeSet<String> = found.warnings.iter().map(ToString::to_string).collect();
+        let mut warned = self.0.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings.difference(&warned) {
+            tracing::warn!(target: "plugin", "{warning}");
+        }
+        *warned = warnings;
+    }
+
     fn report_broken(&self, found: &Found) {
+        self.report_warnings(found);
         let running = self.registry();
+        let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *reported, found.broken.clone());
+        drop(reported);
         for (file, broken) in &found.broken {
-            if running.is_broken(file, broken) {
+            if before.get(file) == Some(broken) {
                 continue;
             }
             tracing::error!(target: "plugin", file, "{}", broken.fault);
             self.notice(Notice::error(&broken.id, &broken.fault));
-            if let Some(shared) = running.get(&broken.id).or_else(|| running.by_file(file)) {
+            if let Some(shared) = running.by_file(file) {
                 shared.facts().last_error = Some(broken.fault.clone());
             }
         }
@@ -170,6 +228,8 @@ impl Manager {
 
     /// Loads a plugin, or lets a new version of it take over.
     pub(super) async fn load(&self, blueprint: Blueprint) -> Result<(), Failure> {
+        let turn = self.turn(&blueprint.manifest.id);
+        let _turn = turn.lock().await;
         let blueprint = Arc::new(blueprint);
         let (id, version) = (blueprint.manifest.id.clone(), blueprint.manifest.version.clone());
         let running = self.registry().get(id.as_str());
@@ -246,14 +306,15 @@ impl Manager {
 
     /// Reads a plugin's file again and lets it take over, also where nothing changed.
     pub(super) async fn reload(&self, id: &str) -> Result<(), Failure> {
-        let mut known = self.0.known.lock().await;
         let shared = self.registry().get(id).ok_or_else(|| self.registry().unknown(id))?;
         let file = shared.facts().manifest.file.clone();
-        self.load_from(&file, &mut known).await
+        self.load_from(&file).await
     }
 
     /// Ends a plugin: `on_shutdown`, then everything of it goes.
     pub(super) async fn unload_id(&self, id: &PluginId) {
+        let turn = self.turn(id);
+        let _turn = turn.lock().await;
         let Some(shared) = self.registry().remove(id) else { return };
         end(&shared).await;
         tracing::info!(plugin = %id, "plugin unloaded");
@@ -271,6 +332,7 @@ impl Manager {
 
     /// Ends every plugin, all at once.
     pub(super) async fn stop_all(&self) {
+        self.registry().close();
         let ends: Vec<_> = self
             .registry()
             .all()
@@ -284,18 +346,18 @@ impl Manager {
 
     /// Reads the directory here and now. Blocks on the disk.
     pub(super) fn look_now(&self) -> io::Result<Found> {
-        files::look(&self.0.directory, &self.0.context.settings)
+        files::look(&self.0.directory, &self.0.context.settings, &Running::new())
     }
 
     /// Loads the plugin of one file as it is now.
     pub(super) async fn load_file(&self, path: &Path) -> Result<(), Failure> {
-        let mut known = self.0.known.lock().await;
         let file = path.file_name().unwrap_or_default().to_string_lossy();
-        self.load_from(&file, &mut known).await
+        self.load_from(&file).await
     }
 
-    async fn load_from(&self, file: &str, known: &mut BTreeMap<String, Known>) -> Result<(), Failure> {
-        let mut found = self.look().await.map_err(|error| {
+    async fn load_from(&self, file: &str) -> Result<(), Failure> {
+        let mut known = self.0.known.lock().await;
+        let mut found = self.look_beside(running(&known)).await.map_err(|error| {
             Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
         })?;
         self.report_broken(&found);
@@ -305,9 +367,18 @@ impl Manager {
         let gone = || Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin file `{file}`"));
         let blueprint = found.plugins.remove(file).ok_or_else(gone)?;
         let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-        let loaded = self.load(blueprint).await;
-        known.insert(file.to_owned(), Known { id, hash, vanished: None });
-        loaded
+        let before = known.insert(file.to_owned(), Known { id: id.clone(), hash, vanished: None });
+        drop(known);
+        if let Some(before) = before.filter(|before| before.id != id) {
+            self.unload_id(&before.id).await;
+        }
+        self.load(blueprint).await
+    }
+
+    /// Held while one plugin is loaded or unloaded.
+    fn turn(&self, id: &PluginId) -> Arc<Mutex<()>> {
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(id.clone()).or_default().clone()
     }
 
     fn notice(&self, notice: Notice) {
@@ -316,15 +387,25 @@ impl Manager {
     }
 }
 
+fn running(known: &BTreeMap<String, Known>) -> Running {
+    known.iter().map(|(file, known)| (file.clone(), known.id.clone())).collect()
+}
+
 struct Gone {
     now: Vec<String>,
     waiting: bool,
 }
 
-/// Waits until a plugin has ended; one that was never up has nothing to end.
+/// Waits until a plugin has ended; one that was never up has nothing to end. One whose publishes the broker
+/// does not take is not waited for.
 async fn end(shared: &Shared) {
     let (reply, done) = oneshot::channel();
-    if shared.control().send(Control::Stop { reply }).await.is_ok() {
-        let _ = done.await;
+    let stopped = async {
+        if shared.control().send(Control::Stop { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    };
+    if tokio::time::timeout(ENDS, stopped).await.is_err() {
+        tracing::warn!(plugin = %shared.id(), "a plugin takes long to end; it goes on ending by itself");
     }
 }

@@ -3,11 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use serde::{Deserialize, Serialize};
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -15,10 +16,13 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    ask::{answered, ask, drop_in, post},
     filter::Filtered,
+    info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
     shared::{Shared, State},
     stats::PluginHealth,
+    waits::{Waiting, Waits},
 };
 use crate::{
     effects::{Cause, bus::Delivery},
@@ -35,7 +39,10 @@ struct Inner {
     /// Files that are no plugins, by file name, and why.
     broken: Mutex<BTreeMap<String, Broken>>,
     routes: RwLock<Arc<Routes>>,
+    waits: Waits,
     version: watch::Sender<u64>,
+    /// Whether the bridge is on its way out: what was not done then is not acknowledged.
+    closing: AtomicBool,
 }
 
 /// A file that was refused.
@@ -56,51 +63,6 @@ struct Routes {
     unavailable: BTreeMap<String, String>,
 }
 
-/// One plugin as `bridge/plugins` shows it.
-#[derive(Debug, Clone, Serialize)]
-pub struct PluginInfo {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Whether its owner wants it to run.
-    pub enabled: bool,
-    /// Where it stands.
-    pub state: State,
-    /// The hooks it has.
-    pub hooks: Vec<String>,
-    /// What went wrong last.
-    pub last_error: Option<String>,
-}
-
-/// More about one plugin.
-#[derive(Debug, Clone, Serialize)]
-pub struct PluginDetails {
-    /// As in the list.
-    #[serde(flatten)]
-    pub info: PluginInfo,
-    /// Who wrote it.
-    pub author: String,
-    /// What it does.
-    pub description: String,
-    /// Its file in the plugin directory.
-    pub file: String,
-    /// Lower is asked first.
-    pub priority: i64,
-    /// The commands that go to it alone.
-    pub commands: Vec<String>,
-    /// What it may reach.
-    pub permissions: Vec<String>,
-    /// The filters it listens to.
-    pub subscriptions: Vec<String>,
-    /// The events it listens to.
-    pub events: Vec<String>,
-    /// Its counters.
-    pub health: PluginHealth,
-}
-
 /// What asking for a command came to.
 #[derive(Debug)]
 pub struct Asked {
@@ -108,24 +70,6 @@ pub struct Asked {
     pub steps: Vec<(PluginId, Step)>,
     /// Set where nobody could be asked.
     pub refusal: Option<Failure>,
-}
-
-/// As much of a result as the bridge must read.
-#[derive(Deserialize)]
-struct Peek {
-    response: Option<Value>,
-}
-
-/// The string `response` of a result, where it has one.
-#[must_use]
-pub fn response_of(result: &RawValue) -> Option<String> {
-    if !result.get().starts_with('{') {
-        return None;
-    }
-    match serde_json::from_str::<Peek>(result.get()).ok()?.response? {
-        Value::String(text) => Some(text),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
-    }
 }
 
 impl Registry {
@@ -152,19 +96,7 @@ impl Registry {
     #[must_use]
     pub fn details(&self, id: &str) -> Option<PluginDetails> {
         let shared = self.get(id)?;
-        let facts = shared.facts().clone();
-        Some(PluginDetails {
-            info: info(&shared),
-            author: facts.manifest.author.clone(),
-            description: facts.manifest.description.clone(),
-            file: facts.manifest.file.clone(),
-            priority: facts.manifest.priority,
-            commands: facts.manifest.commands.clone(),
-            permissions: facts.permissions.iter().map(ToString::to_string).collect(),
-            subscriptions: facts.filters.iter().map(ToString::to_string).collect(),
-            events: facts.patterns,
-            health: shared.stats().health(),
-        })
+        Some(details(&shared))
     }
 
     /// Every plugin's counters.
@@ -207,12 +139,12 @@ impl Registry {
         let input = || Input::Value(input.to_owned());
         let mut asked = Vec::with_capacity(plugins.len());
         for shared in plugins {
-            asked.push((shared.id().clone(), post(shared, hook, input(), cause).await));
+            asked.push((shared, post(shared, hook, input(), cause).await));
         }
         let mut steps = Vec::with_capacity(asked.len());
-        for (id, answer) in asked {
-            let step = answered(&id, answer).await;
-            steps.push((id, step));
+        for (shared, answer) in asked {
+            let step = answered(shared, answer).await;
+            steps.push((shared.id().clone(), step));
         }
         steps
     }
@@ -223,7 +155,12 @@ impl Registry {
         let routes = self.routes();
         let input = || Input::Value(input.to_owned());
         if let Some(shared) = routes.commands.get(name) {
+            let waiting = match self.wait_for(shared.id(), name, cause) {
+                Ok(waiting) => waiting,
+                Err(refusal) => return Asked { steps: Vec::new(), refusal: Some(refusal) },
+            };
             let step = ask(shared, "on_command", input(), cause).await;
+            drop(waiting);
             return Asked { steps: vec![(shared.id().clone(), step)], refusal: None };
         }
         if let Some(reason) = routes.unavailable.get(name) {
@@ -232,10 +169,10 @@ impl Registry {
         }
         let mut steps = Vec::new();
         for shared in routes.hooks.get("on_command").into_iter().flatten() {
-            if cause.callers().contains(shared.id()) {
-                continue;
-            }
+            // Who waits for this very call cannot be asked.
+            let Ok(waiting) = self.wait_for(shared.id(), name, cause) else { continue };
             let step = ask(shared, "on_command", input(), cause).await;
+            drop(waiting);
             let answered = matches!(step.outcome, Ok(Some(_)));
             if !matches!(step.outcome, Ok(None)) {
                 steps.push((shared.id().clone(), step));
@@ -245,6 +182,19 @@ impl Registry {
             }
         }
         Asked { steps, refusal: None }
+    }
+
+    /// Notes that a plugin's hook waits for another plugin, where one does.
+    fn wait_for(&self, owner: &PluginId, name: &str, cause: &Cause) -> Result<Option<Waiting>, Failure> {
+        let Some(caller) = cause.caller() else { return Ok(None) };
+        self.0.waits.begin(caller, owner).map(Some).map_err(|chain| {
+            let chain: Vec<&str> = chain.iter().map(PluginId::as_str).collect();
+            let text = format!(
+                "`{caller}` may not run `{name}`: its plugin `{owner}` waits for this very call ({} → {owner})",
+                chain.join(" → ")
+            );
+            Failure::new(ErrorCode::InvalidPayload, text)
+        })
     }
 
     /// `jarvis.command`: a command that a plugin runs from within its own hook.
@@ -259,16 +209,6 @@ impl Registry {
             let text = format!("`{caller}` may not run `{name}`: the chain went over 8 plugins already");
             return Err(Failure::new(ErrorCode::RateLimited, text));
         };
-        if let Some(owner) = self.routes().commands.get(name).map(Shared::id)
-            && cause.callers().contains(owner)
-        {
-            let chain: Vec<&str> = cause.callers().iter().map(PluginId::as_str).collect();
-            let text = format!(
-                "`{caller}` may not run `{name}`: its plugin `{owner}` waits for this very call ({})",
-                chain.join(" → ")
-            );
-            return Err(Failure::new(ErrorCode::InvalidPayload, text));
-        }
         let id = uuid::Uuid::now_v7().to_string();
         let command = serde_json::json!({ "id": id, "name": name, "args": args });
         let input = to_raw_value(&command)
@@ -302,7 +242,7 @@ impl Registry {
             .iter()
             .map(|shared| {
                 let (reply, heard) = oneshot::channel();
-                drop_in(shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
+                drop_in(self, shared, Mail::Event { event: event.clone(), cause: cause.clone(), reply });
                 heard
             })
             .collect()
@@ -319,7 +259,7 @@ impl Registry {
             let mail = Mail::Message { filter, message: message.clone(), cause };
             match message.qos {
                 0 => dropped |= shared.mailbox().try_send(mail).is_err(),
-                _ => drop_in(&shared, mail),
+                _ => drop_in(self, &shared, mail),
             }
         }
         dropped
@@ -357,20 +297,35 @@ impl Registry {
 
     /// Says which files are refused now.
     pub(super) fn set_broken(&self, broken: BTreeMap<String, Broken>) {
-        let before = std::mem::replace(&mut *self.broken(), broken.clone());
-        if before != broken {
-            self.changed();
+        if *self.broken() == broken {
+            return;
         }
-    }
-
-    /// Whether this file is known to be refused for this reason.
-    pub(super) fn is_broken(&self, file: &str, broken: &Broken) -> bool {
-        self.broken().get(file) == Some(broken)
+        let before = std::mem::replace(&mut *self.broken(), broken);
+        let mended: Vec<String> = {
+            let now = self.broken();
+            before.into_keys().filter(|file| !now.contains_key(file)).collect()
+        };
+        for shared in mended.iter().filter_map(|file| self.by_file(file)) {
+            let mut facts = shared.facts();
+            if facts.state == State::Ready {
+                facts.last_error = None;
+            }
+        }
+        self.changed();
     }
 
     /// The plugin that was loaded from a file.
     pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
         self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()
+    }
+
+    /// Says that the bridge is on its way out.
+    pub(super) fn close(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn all(&self) -> Vec<Shared> {
@@ -386,6 +341,11 @@ impl Registry {
         };
         let id: String = id.chars().take(80).collect();
         Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin `{id}`; {known}"))
+    }
+
+    /// Tells who watches that a plugin has something new to tell.
+    pub(super) fn touched(&self) {
+        self.0.version.send_modify(|version| *version += 1);
     }
 
     /// Works out the routes anew and tells who watches.
@@ -407,7 +367,7 @@ impl Registry {
             }
         }
         *self.0.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
-        self.0.version.send_modify(|version| *version += 1);
+        self.touched();
     }
 
     fn routes(&self) -> Arc<Routes> {
@@ -438,92 +398,10 @@ impl Routes {
             State::Loading | State::Error | State::Unloading => {
                 for command in &facts.manifest.commands {
                     let why = facts.last_error.clone().unwrap_or_else(|| "it is not ready".into());
-                    let reason =
-                        format!("plugin `{}` declares `{command}` and cannot run now: {why}", shared.id());
+                    let reason = format!("the plugin that declares `{command}` cannot run now: {why}");
                     self.unavailable.entry(command.clone()).or_insert(reason);
                 }
             }
         }
-    }
-}
-
-/// Puts a call into a plugin's mailbox; waits while that is full.
-async fn post(
-    shared: &Shared,
-    hook: &'static str,
-    input: Input,
-    cause: &Cause,
-) -> Option<oneshot::Receiver<Step>> {
-    let (reply, answer) = oneshot::channel();
-    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-    shared.mailbox().send(mail).await.ok().map(|()| answer)
-}
-
-async fn answered(id: &PluginId, answer: Option<oneshot::Receiver<Step>>) -> Step {
-    let gone = || {
-        let text = format!("plugin `{id}` was unloaded before it could answer");
-        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
-    };
-    match answer {
-        Some(answer) => answer.await.unwrap_or_else(|_| gone()),
-        None => gone(),
-    }
-}
-
-async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
-    let answer = post(shared, hook, input, cause).await;
-    answered(shared.id(), answer).await
-}
-
-/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits: what one
-/// message may cause is bounded, so the number of these is too.
-fn drop_in(shared: &Shared, mail: Mail) {
-    use tokio::sync::mpsc::error::TrySendError;
-    if let Err(TrySendError::Full(mail)) = shared.mailbox().try_send(mail) {
-        let mailbox = shared.mailbox().clone();
-        tokio::spawn(async move { mailbox.send(mail).await });
-    }
-}
-
-fn info(shared: &Shared) -> PluginInfo {
-    let facts = shared.facts();
-    PluginInfo {
-        id: shared.id().to_string(),
-        name: facts.manifest.name.clone(),
-        version: facts.manifest.version.to_string(),
-        enabled: true,
-        state: facts.state,
-        hooks: facts.hooks.iter().cloned().collect(),
-        last_error: facts.last_error.clone(),
-    }
-}
-
-fn refused(file: &str, broken: &Broken) -> PluginInfo {
-    PluginInfo {
-        id: broken.id.clone(),
-        name: file.to_owned(),
-        version: String::new(),
-        enabled: true,
-        state: State::Error,
-        hooks: Vec::new(),
-        last_error: Some(broken.fault.clone()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::response_of;
-
-    #[test]
-    fn only_a_string_is_a_response() {
-        let check = |json: &str, expect: Option<&str>| {
-            let raw = serde_json::value::RawValue::from_string(json.into()).unwrap();
-            assert_eq!(response_of(&raw).as_deref(), expect, "{json}");
-        };
-        check(r#"{"response":"Sunny ☀️"}"#, Some("Sunny ☀️"));
-        check(r#"{"response":5}"#, None);
-        check(r#"{"ok":true}"#, None);
-        check(r#"[1,2]"#, None);
-        check("false", None);
     }
 }

@@ -39,10 +39,11 @@ impl Runner {
         context: &Arc<Context>,
     ) -> Result<Newborn, Failure> {
         let id = &blueprint.manifest.id;
-        let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, error))?;
+        let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, &error))?;
         let load = blueprint.load(blueprint.snapshot(kept));
         let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
-        let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second);
+        // The worker keeps the plugin's own measure and says what it dropped; this gate is for one that does not.
+        let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second.saturating_mul(2));
         let (blueprint, context) = (blueprint.clone(), context.clone());
         let mut runner = Self { link, answering: None, log, blueprint, context };
         let loaded = runner.loaded().await.map_err(|death| blame(runner.id(), "the file", &death))?;
@@ -133,6 +134,14 @@ impl Runner {
         }
     }
 
+    /// Gives the worker state and configuration as they are now: another worker has written meanwhile.
+    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
+        let kept = self.context.effects.store().kept(self.id()).await;
+        let kept = kept.map_err(|error| unavailable(self.id(), &error))?;
+        let snapshot = self.blueprint.snapshot(kept);
+        self.link.snapshot(snapshot).map_err(|error| hostile(self.id(), &error.to_string()))
+    }
+
     /// The bridge's own look at what a call wants done.
     pub(super) fn check(&self, effects: &[Effect]) -> Result<(), String> {
         let Blueprint { permissions, limits, .. } = &*self.blueprint;
@@ -150,15 +159,6 @@ impl Newborn {
         let (_, effects) = self.runner.call_alone(target, Input::Nothing).await?;
         self.held.extend(effects);
         Ok(())
-    }
-
-    /// Gives it state and configuration as they are now: another worker has written since it was brought up.
-    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
-        let runner = &mut self.runner;
-        let kept = runner.context.effects.store().kept(runner.id()).await;
-        let kept = kept.map_err(|error| unavailable(runner.id(), error))?;
-        let snapshot = runner.blueprint.snapshot(kept);
-        runner.link.snapshot(snapshot).map_err(|error| hostile(runner.id(), &error.to_string()))
     }
 }
 
@@ -200,7 +200,7 @@ fn hostile(id: &PluginId, reason: &str) -> Failure {
     Failure::new(ErrorCode::HookError, format!("plugin `{id}`: its worker was ended: {reason}"))
 }
 
-fn unavailable(id: &PluginId, error: crate::store::StoreError) -> Failure {
+fn unavailable(id: &PluginId, error: &crate::store::StoreError) -> Failure {
     Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}"))
 }
 

@@ -5,7 +5,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use serde_json::{Value, value::to_raw_value};
@@ -16,27 +15,16 @@ use super::{
 };
 use crate::{
     effects::{Cause, Effects, http},
-    model::{ErrorCode, Failure, Limits, Topic, frame::Input},
+    model::{
+        ErrorCode, Failure, Limits, Topic,
+        frame::{HOOKS, Input},
+    },
     store::{Store, StoreError},
     worker::{self, Spawner},
 };
 
 /// Notices that may wait for a slow listener; it then misses the oldest.
 const NOTICES: usize = 64;
-
-/// Every hook a plugin can have, by name.
-const HOOKS: [&str; 10] = [
-    "on_chat",
-    "on_command",
-    "on_automation",
-    "on_mqtt",
-    "on_startup",
-    "on_shutdown",
-    "filter_message",
-    "filter_response",
-    "health",
-    "migrate_config",
-];
 
 /// Finds and manages the plugins of one directory. Cheap to clone.
 ///
@@ -161,6 +149,12 @@ impl PluginManager {
         self.manager.registry()
     }
 
+    /// Where its plugins are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.manager.directory()
+    }
+
     /// What happens to plugins from now on.
     #[must_use]
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
@@ -172,7 +166,8 @@ impl PluginManager {
     /// # Errors
     /// When the directory is there and cannot be read.
     pub async fn scan(&self) -> io::Result<()> {
-        self.manager.scan().await.map(|_| ())
+        self.manager.scan().await?.settled().await;
+        Ok(())
     }
 
     /// Does so from now on whenever the directory changes, until `stop` is dropped.
@@ -303,17 +298,6 @@ impl Default for Settings {
             timezone: "UTC".into(),
             base: Topic::default(),
             values: BTreeMap::new(),
-        }
-    }
-}
-
-impl Default for http::Config {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(10),
-            max_timeout: Duration::from_secs(60),
-            max_body: 1 << 20,
-            redirects: 3,
         }
     }
 }

@@ -22,7 +22,7 @@ type Watcher = Debouncer<RecommendedWatcher, NoCache>;
 pub(super) fn start(manager: Manager, stop: oneshot::Receiver<()>) {
     // One hint waiting says as much as a hundred.
     let (hint, hints) = mpsc::channel(1);
-    let watcher = match watcher(hint.clone()) {
+    let watcher = match watcher(hint.clone(), manager.directory()) {
         Ok(watcher) => Some(watcher),
         Err(error) => {
             tracing::warn!(%error, "the plugin directory cannot be watched; it is looked at every 60 s");
@@ -32,11 +32,24 @@ pub(super) fn start(manager: Manager, stop: oneshot::Receiver<()>) {
     tokio::spawn(run(manager, watcher, hint, hints, stop));
 }
 
-fn watcher(hint: mpsc::Sender<()>) -> notify::Result<Watcher> {
-    let handler = move |_: DebounceEventResult| {
-        let _ = hint.try_send(());
+fn watcher(hint: mpsc::Sender<()>, directory: &Path) -> notify::Result<Watcher> {
+    let directory = directory.to_owned();
+    let handler = move |events: DebounceEventResult| {
+        // An error says that something was missed.
+        let ours = events.map_or(true, |events| {
+            events.iter().flat_map(|event| &event.paths).any(|path| is_ours(path, &directory))
+        });
+        if ours {
+            let _ = hint.try_send(());
+        }
     };
     new_debouncer_opt(QUIET, None, handler, NoCache, notify::Config::default())
+}
+
+/// Whether a change may be one of plugins; a log or a database beside them changes all the time.
+fn is_ours(path: &Path, directory: &Path) -> bool {
+    path == directory
+        || (path.parent() == Some(directory) && path.extension().is_some_and(|end| end == "lua"))
 }
 
 async fn run(

@@ -48,7 +48,7 @@ enum ChildError {
 /// Gives the process's exit code; a reason to end early is a line on standard error.
 #[must_use]
 pub fn run() -> i32 {
-    match die_with_parent().and_then(|()| with_stack(serve_stdio)) {
+    match settle().and_then(|()| with_stack(serve_stdio)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("worker: {error}");
@@ -57,9 +57,12 @@ pub fn run() -> i32 {
     }
 }
 
-/// A plugin that does not end must not outlive its bridge. Only Linux can do this; elsewhere the end of the
+/// A name, and an end: a plugin that does not end must not outlive its bridge. Only Linux can do this; elsewhere the end of the
 /// input must serve.
-fn die_with_parent() -> Result<(), ChildError> {
+fn settle() -> Result<(), ChildError> {
+    // Else `ps` shows the link that it was started by.
+    #[cfg(target_os = "linux")]
+    rustix::thread::set_name(c"jarvis-worker").map_err(io::Error::from)?;
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(io::Error::from)?;

@@ -44,6 +44,18 @@ pub struct Config {
     pub redirects: usize,
 }
 
+/// The figures of the shipped configuration, for embedders that bring none.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            max_timeout: Duration::from_secs(60),
+            max_body: 1 << 20,
+            redirects: 3,
+        }
+    }
+}
+
 /// Sends what plugins ask for, each request on a connection of its own. Cheap to clone.
 ///
 /// Connections are not kept: one that was opened under one plugin's permissions must not serve another.

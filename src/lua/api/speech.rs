@@ -48,7 +48,7 @@ fn command(call: &Invocation<'_>) -> Answer {
         return Err(call.mistake("wants a name of 1 to 128 bytes"));
     }
     let args = match call.value(1) {
-        Value::Nil => RawValue::NULL.to_owned(),
+        Value::Nil => RawValue::from_string("{}".into()).unwrap_or_else(|_| RawValue::NULL.to_owned()),
         args @ Value::Table(_) => {
             call.host.write_json(args, &format!("the arguments of command `{name}`"))?
         }

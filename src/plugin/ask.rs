@@ -1,0 +1,112 @@
+//! Putting things into a plugin's mailbox, and waiting for what comes back.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use tokio::sync::oneshot;
+
+use super::{
+    mail::{Mail, Step},
+    registry::Registry,
+    shared::{Shared, State},
+};
+use crate::{
+    effects::Cause,
+    model::{ErrorCode, Failure, frame::Input},
+};
+
+/// As much of a result as the bridge must read.
+#[derive(Deserialize)]
+struct Peek {
+    response: Option<Value>,
+}
+
+/// The string `response` of a result, where it has one.
+#[must_use]
+pub fn response_of(result: &RawValue) -> Option<String> {
+    if !result.get().starts_with('{') {
+        return None;
+    }
+    match serde_json::from_str::<Peek>(result.get()).ok()?.response? {
+        Value::String(text) => Some(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Puts a call into a plugin's mailbox; waits while that is full.
+pub(super) async fn post(
+    shared: &Shared,
+    hook: &'static str,
+    input: Input,
+    cause: &Cause,
+) -> Option<oneshot::Receiver<Step>> {
+    let (reply, answer) = oneshot::channel();
+    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
+    shared.mailbox().send(mail).await.ok().map(|()| answer)
+}
+
+/// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
+pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<Step>>) -> Step {
+    if let Some(answer) = answer
+        && let Ok(step) = answer.await
+    {
+        return step;
+    }
+    let facts = shared.facts();
+    let text = match &facts.last_error {
+        Some(error) if facts.state == State::Error => error.clone(),
+        _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+    };
+    Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+}
+
+/// Asks and waits.
+pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
+    let answer = post(shared, hook, input, cause).await;
+    answered(shared, answer).await
+}
+
+/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits with what a QoS 1
+/// message has caused: those messages are bounded, and what one may cause is too. Anything else is dropped.
+pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
+    use tokio::sync::mpsc::error::{SendError, TrySendError};
+    let lost = |registry: &Registry, mail: Mail| {
+        if registry.is_closing() {
+            mail.abandon();
+        }
+    };
+    match shared.mailbox().try_send(mail) {
+        Ok(()) => {}
+        Err(TrySendError::Closed(mail)) => lost(registry, mail),
+        Err(TrySendError::Full(mail)) if !mail.has_receipt() => {
+            tracing::warn!(plugin = %shared.id(), "an event was dropped: the plugin's mailbox is full");
+        }
+        Err(TrySendError::Full(mail)) => {
+            let (mailbox, registry) = (shared.mailbox().clone(), registry.clone());
+            tokio::spawn(async move {
+                if let Err(SendError(mail)) = mailbox.send(mail).await {
+                    lost(&registry, mail);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::response_of;
+
+    #[test]
+    fn only_a_string_is_a_response() {
+        let check = |json: &str, expect: Option<&str>| {
+            let raw = serde_json::value::RawValue::from_string(json.into()).unwrap();
+            assert_eq!(response_of(&raw).as_deref(), expect, "{json}");
+        };
+        check(r#"{"response":"Sunny ☀️"}"#, Some("Sunny ☀️"));
+        check(r#"{"response":5}"#, None);
+        check(r#"{"ok":true}"#, None);
+        check(r#"[1,2]"#, None);
+        check("false", None);
+    }
+}

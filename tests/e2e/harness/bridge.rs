@@ -1,0 +1,217 @@
+//! The program under test: its directories, its settings, its life.
+
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use super::{
+    Broker, Client, Lines, PATIENCE, directory,
+    program::{self, Process},
+};
+
+/// Everything that a bridge is started with; stays when the bridge goes.
+pub(crate) struct Setup {
+    directory: tempfile::TempDir,
+    broker: Broker,
+    environment: Vec<(String, String)>,
+    configuration: String,
+}
+
+/// A running bridge; killed with this value. Stands for an MQTT 5 client that listens to everything.
+pub(crate) struct Bridge {
+    setup: Setup,
+    process: Process,
+    client: Client,
+    /// Where its broker listens.
+    pub(crate) port: u16,
+    /// What it logs.
+    pub(crate) log: Lines,
+    /// What it prints.
+    pub(crate) output: Lines,
+    _report: Report,
+}
+
+/// Shows the log where a test fails.
+struct Report(Lines);
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the bridge's log ---\n{}", self.0.text());
+        }
+    }
+}
+
+impl Setup {
+    /// No plugins, the shipped configuration.
+    pub(crate) fn new(broker: &Broker) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("plugins")).unwrap();
+        let (environment, configuration) = (Vec::new(), String::new());
+        Self { directory, broker: broker.clone(), environment, configuration }
+    }
+
+    /// With one more plugin; see [`super::plugin_source`].
+    pub(crate) fn plugin(self, id: &str, code: &str) -> Self {
+        let source = super::plugin_source(id, code);
+        self.file(&format!("{id}.lua"), &source)
+    }
+
+    /// With one more file in the plugin directory, as it is.
+    pub(crate) fn file(self, name: &str, text: &str) -> Self {
+        directory::write(&self.plugins(), name, text);
+        self
+    }
+
+    /// With a setting from the environment: `CHAT__ASSISTANT` and `external`.
+    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((format!("JARVIS__{key}"), value.into()));
+        self
+    }
+
+    /// With more lines in its configuration file.
+    pub(crate) fn configuration(mut self, text: &str) -> Self {
+        self.configuration.push_str(text);
+        self
+    }
+
+    /// The plugin directory.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.path().join("plugins")
+    }
+
+    /// The directory that holds everything of this bridge, also its data.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The program with the settings of this bridge, and nothing of the user's own.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        std::fs::write(self.path().join("jarvis.toml"), &self.configuration).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jarvis-bridge"));
+        command.env_clear().env("HOME", self.path()).env("JARVIS__BROKER__LISTEN", "127.0.0.1:0");
+        if let Broker::Mosquitto(mosquitto) = &self.broker {
+            command.env("JARVIS__MQTT__URL", format!("mqtt://127.0.0.1:{}", mosquitto.port));
+        }
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command.args(arguments).current_dir(self.path());
+        command.arg("--config").arg(self.path().join("jarvis.toml"));
+        command.arg("--plugins").arg(self.plugins()).arg("--data-dir").arg(self.path().join("data"));
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn call(&self, arguments: &[&str]) -> Output {
+        program::run(&mut self.command(arguments))
+    }
+
+    /// Starts the bridge; comes back when it answers requests.
+    pub(crate) fn start(self) -> Bridge {
+        let mut command = self.command(&["run"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = Process::start(&mut command);
+        let (output, log) = (process.stdout(), process.stderr());
+        let Some(line) = output.find("mqtt://") else {
+            panic!("the bridge does not start:\n{}\n{}", output.text(), log.text());
+        };
+        let address = line.split_whitespace().find_map(|word| word.strip_prefix("mqtt://")).unwrap();
+        let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
+        let client = Client::v5(port);
+        let report = Report(log.clone());
+        let bridge = Bridge { setup: self, process, client, port, log, output, _report: report };
+        bridge.wait_until_it_answers();
+        bridge
+    }
+}
+
+impl Bridge {
+    /// A bridge with these plugins, each an id and its code.
+    pub(crate) fn start(broker: &Broker, plugins: &[(&str, &str)]) -> Self {
+        let setup = Setup::new(broker);
+        plugins.iter().fold(setup, |setup, (id, code)| setup.plugin(id, code)).start()
+    }
+
+    /// Asks again and again: what is published before the bridge has subscribed reaches nobody.
+    fn wait_until_it_answers(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut question = super::Publish::new("jarvis/bridge/request/health", "");
+        question.properties.response_topic = Some("jarvis/reply/ready".into());
+        while Instant::now() < deadline {
+            self.client.send(question.clone());
+            if self.client.next_within(Duration::from_millis(300), "jarvis/reply/ready").is_some() {
+                return;
+            }
+        }
+        panic!("the bridge does not answer");
+    }
+
+    /// The setup, for looking into its directories.
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The id of its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// One more client, of MQTT 3.1.1.
+    pub(crate) fn client_v3(&self) -> Client {
+        Client::v3(self.port)
+    }
+
+    /// One of Mosquitto's clients with the address of the broker; nothing where it is not installed.
+    pub(crate) fn mosquitto_client(&self, name: &str, arguments: &[&str]) -> Option<Command> {
+        let found = program::program(name);
+        if found.is_none() {
+            assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
+            program::say(&format!("{name} is not installed: what needs it is skipped"));
+        }
+        let mut command = Command::new(found?);
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).args(arguments);
+        Some(command)
+    }
+
+    /// Writes a plugin as an editor that writes in place.
+    pub(crate) fn write_plugin(&self, id: &str, code: &str) {
+        let source = super::plugin_source(id, code);
+        directory::write(&self.setup.plugins(), &format!("{id}.lua"), &source);
+    }
+
+    /// Asks it to end with a signal, and waits for that.
+    pub(crate) fn end(mut self, signal: Signal) -> (ExitStatus, Setup, Client) {
+        self.process.signal(signal);
+        let status = self.process.ended();
+        let Self { setup, client, .. } = self;
+        (status, setup, client)
+    }
+
+    /// Ends it as a power cut does.
+    pub(crate) fn kill(mut self) -> (Setup, Client) {
+        self.process.signal(Signal::KILL);
+        self.process.ended();
+        let Self { setup, client, .. } = self;
+        (setup, client)
+    }
+
+    /// Ends it in good order and starts it again with the same directories.
+    pub(crate) fn restart(self) -> Self {
+        let (status, setup, _) = self.end(Signal::TERM);
+        assert_eq!(status.code(), Some(0));
+        setup.start()
+    }
+}
+
+impl Deref for Bridge {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}

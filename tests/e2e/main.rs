@@ -1,0 +1,22 @@
+//! What a user can see of the bridge, end to end: the real program, real brokers, real MQTT clients. Knows
+//! nothing of the code behind them.
+//!
+//! Each test runs against the embedded broker and against a real Mosquitto; `harness` starts both, and the
+//! areas below say what is expected. Where Mosquitto is missing its half is skipped and said so; with `CI`
+//! set that fails.
+#![expect(clippy::unwrap_used, reason = "all of this is a test, also what stands outside its functions")]
+
+mod api;
+mod bad_input;
+mod chat;
+mod docker_acl;
+mod envelope;
+mod harness;
+mod http;
+mod jarvis;
+mod lifecycle;
+mod neighbours;
+mod replies;
+mod sandbox;
+mod topics;
+mod traffic;

@@ -1,0 +1,96 @@
+//! What plugins do to each other, and what they cannot.
+
+use serde_json::json;
+
+use crate::harness::{Bridge, Broker, Setup, on_each_broker, plugin_source};
+
+on_each_broker!(
+    commands_that_wait_for_each_other_are_refused_at_once,
+    no_header_takes_the_requests_away,
+    a_copy_of_a_plugin_takes_nothing_from_it,
+    what_timers_put_out_is_bounded,
+    a_hanging_plugin_can_be_mended_at_once,
+);
+
+fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
+    // Each asks the other within one chat message: the circle closes over two calls.
+    let half = |own: &str, other: &str| {
+        format!(
+            r#"
+-- @commands {own}
+function on_command(cmd) return {{ response = cmd.name }} end
+function on_chat(message)
+  jarvis.sleep(0.3)
+  local ok, result = pcall(jarvis.command, "{other}")
+  return {{ ok = ok, result = ok and result.response or tostring(result) }}
+end
+"#
+        )
+    };
+    let jarvis = Bridge::start(broker, &[("aa", &half("ca", "cb")), ("bb", &half("cb", "ca"))]);
+    let envelope = jarvis.ask("chat/request", "go");
+    assert_eq!(envelope["status"], "ok", "{envelope:#}");
+    let results: Vec<_> =
+        envelope["results"].as_array().unwrap().iter().map(|result| &result["data"]).collect();
+    assert_eq!(results.len(), 2, "{envelope:#}");
+    let refused = results.iter().filter(|data| data["ok"] == false).count();
+    assert_eq!(refused, 1, "one of the two has its answer, the other is told why not: {envelope:#}");
+    let told = results.iter().find(|data| data["ok"] == false).unwrap()["result"].as_str().unwrap();
+    assert!(told.contains("waits for this very call"), "{told}");
+}
+
+fn no_header_takes_the_requests_away(broker: &Broker) {
+    let greedy = "-- @subscribe jarvis/+/request/#\nfunction on_mqtt(m) end\n";
+    let polite = "-- @commands ping\nfunction on_command(cmd) return { response = 'pong' } end\n";
+    let jarvis = Bridge::start(broker, &[("greedy", greedy), ("polite", polite)]);
+    assert_eq!(jarvis.run("ping", json!({}))["response"], "pong");
+    let list = jarvis.ask("bridge/request/plugin/list", "");
+    let greedy = list["data"].as_array().unwrap().iter().find(|plugin| plugin["id"] == "greedy").unwrap();
+    assert_eq!(greedy["state"], "error");
+    let error = greedy["last_error"].as_str().unwrap();
+    assert!(error.contains("`@subscribe jarvis/+/request/#` lies inside"), "{error}");
+}
+
+fn a_copy_of_a_plugin_takes_nothing_from_it(broker: &Broker) {
+    let code = "-- @commands weather\nfunction on_command(cmd) return { response = 'sun' } end\n";
+    let jarvis = Bridge::start(broker, &[("weather", code)]);
+    let copy = plugin_source("weather", &code.replace("sun", "copy"));
+    std::fs::write(jarvis.setup().plugins().join("a_copy.lua"), copy).unwrap();
+    jarvis.log.expect("a_copy.lua: `@id weather` is the id of `weather.lua` already");
+    assert_eq!(jarvis.run("weather", json!({}))["response"], "sun");
+    jarvis.write_plugin("weather", &code.replace("sun", "rain"));
+    jarvis.log.expect("plugin reloaded");
+    assert_eq!(jarvis.run("weather", json!({}))["response"], "rain");
+}
+
+fn what_timers_put_out_is_bounded(broker: &Broker) {
+    let flood = r#"
+-- @commands ping
+function on_startup()
+  jarvis.timer.every(0.1, function() for i = 1, 50 do jarvis.events.emit("tick", { i = i }) end end)
+end
+function on_command(cmd) return { response = "pong" } end
+"#;
+    let jarvis = Setup::new(broker).plugin("flood", flood).start();
+    jarvis.log.expect("may emit and publish 100 times a second");
+    assert_eq!(jarvis.run("ping", json!({}))["response"], "pong");
+}
+
+fn a_hanging_plugin_can_be_mended_at_once(broker: &Broker) {
+    let code = |hangs: &str| {
+        format!("-- @commands work\nfunction on_command(cmd) {hangs} return {{ response = 'done' }} end\n")
+    };
+    let hangs = code("string.find(string.rep('a', 60), string.rep('a?', 60) .. string.rep('a', 60))");
+    let other = "-- @commands other\nfunction on_command(cmd) return { response = 'one' } end\n";
+    let jarvis = Bridge::start(broker, &[("hangs", &hangs), ("other", other)]);
+    for _ in 0..12 {
+        jarvis.publish("jarvis/command/request/work", "");
+    }
+    jarvis.expect("jarvis/command/response/work", json!({ "code": "timeout" }));
+    jarvis.write_plugin("hangs", &code(""));
+    jarvis.write_plugin("other", &other.replace("one", "two"));
+    // What waited is answered by the mended version, and nobody else waits for that.
+    jarvis.expect("jarvis/command/response/work", json!({ "response": "done" }));
+    jarvis.log.expect("plugin reloaded plugin=other");
+    assert_eq!(jarvis.run("other", json!({}))["response"], "two");
+}
