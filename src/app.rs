@@ -206,7 +206,7 @@ fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
     })?;
     let lock = File::create(data.join(LOCK))
         .with_context(|| format!("the data directory `{}` cannot be written to", data.display()))?;
-    if lock.try_lock().is_err() {
+    if !locked(&lock) {
         bail!(
             "another bridge runs with the data directory `{}`: stop it, or give this one its own with \
              --data-dir (and its own mqtt.base_topic)",
@@ -214,6 +214,16 @@ fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
         );
     }
     Ok((lock, Store::open(&data.join(STATE))?))
+}
+
+/// Takes the lock. One that was killed a moment ago may still be about to let it go.
+fn locked(lock: &File) -> bool {
+    (0..20).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        lock.try_lock().is_ok()
+    })
 }
 
 /// Where the broker is; our own is started where none is set.
