@@ -9,6 +9,7 @@
 mod api;
 mod bad_input;
 mod chat;
+mod cli;
 mod docker_acl;
 mod envelope;
 mod harness;
@@ -16,6 +17,7 @@ mod http;
 mod jarvis;
 mod lifecycle;
 mod neighbours;
+mod reload;
 mod replies;
 mod sandbox;
 mod topics;
