@@ -55,8 +55,8 @@ type EmbeddedBroker = Option<mqtt::broker::Broker>;
 type EmbeddedBroker = Option<std::convert::Infallible>;
 
 impl App {
-    /// Opens the state, starts the embedded broker where no other is set, connects, loads the plugins.
-    /// Messages are not taken before [`App::run`].
+    /// Opens the state, starts the embedded broker where no other is set, and connects. Plugins come with
+    /// [`App::load`]; messages are not taken before [`App::run`].
     ///
     /// # Errors
     /// With a sentence that says what to change.
@@ -71,13 +71,13 @@ impl App {
         let effects =
             Effects::new(http_client(config), store.clone(), bus.clone(), config.mqtt.base_topic.clone());
         let plugins = plugin_manager(config, effects, worker).await?;
-        plugins.scan().await.with_context(|| unreadable(&config.paths.plugins))?;
         let desk = Desk::new(
             bridge_config(config, &connection),
             plugins.clone(),
             outbox.clone(),
             session.clone(),
             bus,
+            store.clone(),
         );
         tokio::spawn(keep_filters(session.clone(), store));
         let (shutdown_timeout, watch) = (config.bridge.shutdown_timeout, config.reload.watch);
@@ -94,6 +94,14 @@ impl App {
             watch,
         };
         Ok(app)
+    }
+
+    /// Loads the plugins; returns when each is ready or refused.
+    ///
+    /// # Errors
+    /// When their directory is there and cannot be read.
+    pub async fn load(&self) -> anyhow::Result<()> {
+        self.plugins.scan().await.with_context(|| unreadable(self.plugins.directory()))
     }
 
     /// The plugins.
@@ -198,7 +206,7 @@ fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
     })?;
     let lock = File::create(data.join(LOCK))
         .with_context(|| format!("the data directory `{}` cannot be written to", data.display()))?;
-    if lock.try_lock().is_err() {
+    if !locked(&lock) {
         bail!(
             "another bridge runs with the data directory `{}`: stop it, or give this one its own with \
              --data-dir (and its own mqtt.base_topic)",
@@ -206,6 +214,16 @@ fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
         );
     }
     Ok((lock, Store::open(&data.join(STATE))?))
+}
+
+/// Takes the lock. One that was killed a moment ago may still be about to let it go.
+fn locked(lock: &File) -> bool {
+    (0..20).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        lock.try_lock().is_ok()
+    })
 }
 
 /// Where the broker is; our own is started where none is set.

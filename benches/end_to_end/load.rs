@@ -99,7 +99,7 @@ struct Tally {
 /// Asks until there is an answer, so that what follows meets somebody who listens.
 pub(crate) fn wait_until_answered(address: &str, question: &Question) -> anyhow::Result<()> {
     let started = Instant::now();
-    let mut stream = wire::connect(address, "bench-probe")?;
+    let mut stream = wire::connect(address, &format!("bench-probe-{}", fresh_id()))?;
     wire::subscribe(&mut stream, &question.response, 0)?;
     stream.set_read_timeout(Some(Duration::from_millis(50)))?;
     let mut received = Received::default();
@@ -117,13 +117,13 @@ pub(crate) fn wait_until_answered(address: &str, question: &Question) -> anyhow:
 
 /// Runs one load.
 pub(crate) fn run(address: &str, question: &Question, load: Load) -> anyhow::Result<Outcome> {
-    let mut receiving = wire::connect(address, "bench-receiver")?;
+    let book = Arc::new(Book::new(question, load));
+    let mut receiving = wire::connect(address, &format!("bench-receiver-{}", book.first_id))?;
     wire::subscribe(&mut receiving, &question.response, load.qos)?;
     receiving.set_read_timeout(Some(SILENCE))?;
     // Two connections, so that no acknowledgement of the broker's delays an answer.
-    let sending = wire::connect(address, "bench-sender")?;
+    let sending = wire::connect(address, &format!("bench-sender-{}", book.first_id))?;
     let drain = drain(sending.try_clone()?);
-    let book = Arc::new(Book::new(question, load));
     let tally = match load.pace {
         Pace::Closed { in_flight } => closed(&book, &mut receiving, &sending, in_flight)?,
         Pace::Open { per_second } => open(&book, &mut receiving, sending.try_clone()?, per_second)?,

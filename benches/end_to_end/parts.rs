@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     load::{self, Question},
@@ -17,6 +18,8 @@ use crate::{
 
 /// The thread of the bridge's own broker, whose work is no work of the bridge.
 const BROKER_THREAD: &str = "mqtt-broker";
+/// How long a broker may take to listen.
+const START: Duration = Duration::from_secs(10);
 /// Plugins beside the one that is asked.
 const BYSTANDERS: usize = 4;
 
@@ -123,7 +126,13 @@ fn start_mosquitto(executable: &Path, directory: &Path) -> anyhow::Result<(Runni
     let file = directory.join("mosquitto.conf");
     fs::write(&file, settings)?;
     let running = Running::start(Command::new(executable).arg("-c").arg(&file))?;
-    Ok((running, format!("127.0.0.1:{port}")))
+    let address = format!("127.0.0.1:{port}");
+    let started = Instant::now();
+    while TcpStream::connect(&address).is_err() {
+        ensure!(started.elapsed() < START, "mosquitto does not listen at {address}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok((running, address))
 }
 
 /// Starts `jarvis-bridge run`; gives the address of the broker that it says it uses.

@@ -1,10 +1,13 @@
 //! What the bridge says about itself: retained, and again after every connect, so that a broker that forgot
 //! learns it again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::sync::{broadcast::error::RecvError, oneshot};
+use tokio::{
+    sync::{broadcast::error::RecvError, oneshot},
+    time::Instant,
+};
 
 use super::{Admin, Assistant, desk::Desk};
 use crate::{
@@ -14,6 +17,10 @@ use crate::{
 
 /// The version of the topics and payloads.
 const PROTOCOL: u32 = 1;
+/// The note with the plugins that were announced.
+const ANNOUNCED: &str = "announced";
+/// Between two announcements of changes: a plugin that fails a thousand times a second is told of ten times.
+const QUIET: Duration = Duration::from_millis(100);
 
 impl Desk {
     /// Announces until `stop` is dropped.
@@ -23,14 +30,18 @@ impl Desk {
         let mut subscriptions = self.session().status();
         let mut notices = self.plugins().notices();
         let mut health = tokio::time::interval(self.config().health_interval);
-        let mut said = Said::default();
+        let mut said = Said::before(&self).await;
+        let mut quiet_until = Instant::now();
         plugins.mark_changed();
         connections.mark_changed();
         loop {
             tokio::select! {
                 _ = &mut stop => return,
-                changed = plugins.changed() => match changed {
-                    Ok(()) => said.plugins(&self, Again::IfChanged).await,
+                changed = after(quiet_until, plugins.changed()) => match changed {
+                    Ok(()) => {
+                        said.plugins(&self, Again::IfChanged).await;
+                        quiet_until = Instant::now() + QUIET;
+                    }
                     Err(_) => return,
                 },
                 changed = connections.changed() => match changed {
@@ -56,10 +67,17 @@ impl Desk {
     }
 }
 
+/// Waits for a change, and before that until it may be told.
+async fn after<T>(instant: Instant, change: impl Future<Output = T>) -> T {
+    tokio::time::sleep_until(instant).await;
+    change.await
+}
+
 /// Which plugins were announced, each as it was said.
 #[derive(Default)]
 struct Said {
     list: Option<String>,
+    noted: Option<String>,
     plugins: std::collections::BTreeMap<String, String>,
 }
 
@@ -71,6 +89,13 @@ enum Again {
 }
 
 impl Said {
+    /// What an earlier run has announced and the broker may have kept: these ids, with words unknown.
+    async fn before(desk: &Desk) -> Self {
+        let ids = desk.store().note(ANNOUNCED).await.ok().flatten().unwrap_or_default();
+        let plugins = ids.lines().map(|id| (id.to_owned(), String::new())).collect();
+        Self { plugins, ..Self::default() }
+    }
+
     async fn plugins(&mut self, desk: &Desk, again: Again) {
         let list = desk.registry().list();
         let all = again == Again::All;
@@ -93,6 +118,14 @@ impl Said {
         for id in gone {
             publish_text(desk, &format!("bridge/plugin/{id}"), String::new(), true).await;
             self.plugins.remove(&id);
+        }
+        let ids: Vec<&str> = self.plugins.keys().map(String::as_str).collect();
+        let ids = ids.join("\n");
+        if self.noted.as_ref() != Some(&ids) {
+            if let Err(error) = desk.store().keep_note(ANNOUNCED, ids.clone()).await {
+                tracing::warn!(%error, "the announced plugins could not be noted");
+            }
+            self.noted = Some(ids);
         }
     }
 }

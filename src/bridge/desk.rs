@@ -14,6 +14,7 @@ use crate::{
     effects::Bus,
     mqtt::{Outbox, Session},
     plugin::{PluginManager, Registry},
+    store::Store,
 };
 
 /// The bridge's desk. Cheap to clone.
@@ -26,6 +27,7 @@ struct Inner {
     outbox: Outbox,
     session: Session,
     bus: Bus,
+    store: Store,
     started: Instant,
     waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
     requests: AtomicU64,
@@ -37,13 +39,21 @@ struct Inner {
 impl Desk {
     /// Sets the desk up.
     #[must_use]
-    pub fn new(config: Config, plugins: PluginManager, outbox: Outbox, session: Session, bus: Bus) -> Self {
+    pub fn new(
+        config: Config,
+        plugins: PluginManager,
+        outbox: Outbox,
+        session: Session,
+        bus: Bus,
+        store: Store,
+    ) -> Self {
         Self(Arc::new(Inner {
             config,
             plugins,
             outbox,
             session,
             bus,
+            store,
             started: Instant::now(),
             waiting: Mutex::default(),
             requests: AtomicU64::new(0),
@@ -75,6 +85,10 @@ impl Desk {
 
     pub(super) fn bus(&self) -> &Bus {
         &self.0.bus
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {

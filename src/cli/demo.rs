@@ -33,6 +33,7 @@ pub(super) async fn demo(_: &Config) -> Ended {
     let directory = Scratch::new()?;
     let config = directory.config()?;
     let app = App::start(&config, None).await.context("the bridge does not start")?;
+    app.load().await?;
     let (address, _) = app.broker();
     let names: Vec<String> = app.plugins().registry().list().into_iter().map(|plugin| plugin.id).collect();
     output::line(&format!("A bridge on mqtt://{address} with the shipped plugins: {}\n", names.join(", ")));

@@ -11,16 +11,21 @@ pub(super) async fn run(config: &Config) -> Ended {
     raise_file_limit();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let app = tokio::select! {
-        app = App::start(config, None) => app?,
-        _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
-        _ = terminate.recv() => return Ok(ExitCode::FAILURE),
+    let app = App::start(config, None).await?;
+    let loaded = tokio::select! {
+        loaded = app.load() => Some(loaded?),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
-    output::print(&banner(config, &app));
+    if loaded.is_some() {
+        output::print(&banner(config, &app));
+    }
     app.run(async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        if loaded.is_some() {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
         }
         tokio::spawn(async move {
             // Whoever asks twice does not want to wait.

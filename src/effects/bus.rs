@@ -101,7 +101,7 @@ impl Bus {
     /// are wanted.
     pub async fn subscribe(&self, plugin: &PluginId, filter: &Filter, qos: u8, retained: bool) {
         let Kind::Broker { session, subscriptions, .. } = &self.0 else { return };
-        let id = lock(subscriptions).add(filter, plugin);
+        let (id, qos) = lock(subscriptions).add(filter, plugin, qos);
         let retain_handling =
             if retained { RetainHandling::SendAtSubscribe } else { RetainHandling::OnlyIfNew };
         let subscription =

@@ -103,6 +103,7 @@ impl Effects {
         cause: &Cause,
     ) -> Granted {
         check::publish(plugin, may, &self.base, &publish.topic).map_err(Refusal::Mistake)?;
+        cause.spend(1).map_err(Refusal::Mistake)?;
         self.bus.publish(publish, cause).await;
         Ok(null())
     }

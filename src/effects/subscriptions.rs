@@ -20,6 +20,8 @@ pub(super) struct Subscriptions {
 #[derive(Debug)]
 struct Listeners {
     identifier: usize,
+    /// The highest that any handler asked for.
+    qos: u8,
     plugins: BTreeMap<PluginId, usize>,
 }
 
@@ -29,16 +31,17 @@ impl Subscriptions {
         Self { filters: BTreeMap::new(), next: first, last: BTreeMap::new() }
     }
 
-    /// Counts one more handler of a plugin, and gives the filter's identifier.
-    pub(super) fn add(&mut self, filter: &Filter, plugin: &PluginId) -> usize {
+    /// Counts one more handler of a plugin; gives the filter's identifier and the quality of service it needs.
+    pub(super) fn add(&mut self, filter: &Filter, plugin: &PluginId, qos: u8) -> (usize, u8) {
         let next = &mut self.next;
         let listeners = self.filters.entry(filter.clone()).or_insert_with(|| {
             let identifier = *next;
             *next += 1;
-            Listeners { identifier, plugins: BTreeMap::new() }
+            Listeners { identifier, qos, plugins: BTreeMap::new() }
         });
         *listeners.plugins.entry(plugin.clone()).or_default() += 1;
-        listeners.identifier
+        listeners.qos = listeners.qos.max(qos);
+        (listeners.identifier, listeners.qos)
     }
 
     /// Counts one handler less. True where nobody listens to the filter any more.
@@ -102,9 +105,9 @@ mod tests {
         let filter = Filter::parse("a/+").unwrap();
         let (one, two) = (PluginId::parse("one").unwrap(), PluginId::parse("two").unwrap());
         let mut subscriptions = Subscriptions::from(2);
-        assert_eq!(subscriptions.add(&filter, &one), 2);
-        assert_eq!(subscriptions.add(&filter, &two), 2);
-        assert_eq!(subscriptions.add(&Filter::parse("#").unwrap(), &two), 3);
+        assert_eq!(subscriptions.add(&filter, &one, 1), (2, 1));
+        assert_eq!(subscriptions.add(&filter, &two, 0), (2, 1), "nobody gets less than was asked for");
+        assert_eq!(subscriptions.add(&Filter::parse("#").unwrap(), &two, 0), (3, 0));
         assert_eq!(subscriptions.listeners("a/b", &[2]).len(), 1);
         assert_eq!(subscriptions.listeners("a/b", &[]).len(), 2, "without identifiers all that match");
         subscriptions.heard("a/b", &Payload::Text("1".into()));

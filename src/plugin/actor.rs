@@ -14,6 +14,7 @@ use super::{
     blueprint::Blueprint,
     context::Context,
     ears::Ears,
+    job::{Aim, Flight, Job},
     mail::{Heard, Mail, Step},
     perform::{self, Performance},
     runner::{Newborn, Runner, blame, describe},
@@ -23,7 +24,7 @@ use crate::{
     effects::Cause,
     model::{
         ErrorCode, Failure,
-        frame::{Call, Done, Effect, Input, Outcome, Target},
+        frame::{Call, Done, Effect, Input, Outcome},
     },
     worker::Death,
 };
@@ -43,29 +44,6 @@ impl std::fmt::Debug for Control {
             Self::Stop { .. } => "Stop",
         })
     }
-}
-
-/// A call to be made.
-pub(super) struct Job {
-    pub(super) target: Aim,
-    pub(super) input: Input,
-    pub(super) cause: Cause,
-    reply: Option<oneshot::Sender<Step>>,
-}
-
-/// What a job calls.
-#[derive(Clone, Copy)]
-pub(super) enum Aim {
-    Hook(&'static str),
-    Handler(u64),
-    Timer(u64),
-}
-
-/// A call that was written and not yet answered.
-pub(super) struct Flight {
-    pub(super) job: Job,
-    pub(super) call: Call,
-    pub(super) began: Instant,
 }
 
 /// One plugin's task; `turnover` has what happens when its worker changes.
@@ -290,6 +268,8 @@ impl Actor {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
                 self.fail(job, failure, ran);
                 if exhausted {
+                    // It was stopped in good order: a fresh heap is all it needs.
+                    self.deaths = 0;
                     self.revive().await;
                 }
                 return;
@@ -397,6 +377,7 @@ impl Actor {
         let (id, what) = (self.shared.id(), describe(&job.target.target()));
         tracing::warn!(plugin = %id, hook = what, code = %failure.code, "{}", failure.message);
         self.shared.failed(&failure);
+        self.context.registry.touched();
         if let Some(reply) = job.reply {
             let _ = reply.send(Step { outcome: Err(failure), ran });
         }
@@ -414,17 +395,6 @@ impl Actor {
 enum Blame {
     Plugin(Failure),
     Worker(String),
-}
-
-impl Aim {
-    /// As the worker is told.
-    fn target(self) -> Target {
-        match self {
-            Self::Hook(hook) => Target::Hook(hook.into()),
-            Self::Handler(handler) => Target::Handler(handler),
-            Self::Timer(timer) => Target::Timer(timer),
-        }
-    }
 }
 
 /// The end of the oldest call; never where there is no worker.

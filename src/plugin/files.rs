@@ -36,6 +36,12 @@ pub(super) type Running = BTreeMap<String, PluginId>;
 pub(super) fn look(directory: &Path, settings: &Settings, running: &Running) -> io::Result<Found> {
     let mut found = Found::default();
     for name in names(directory)? {
+        if name.chars().any(char::is_control) {
+            let name: String = name.chars().flat_map(char::escape_debug).collect();
+            let fault = format!("{name}: the file's name has a control character: rename it");
+            found.refuse(name.clone(), name, fault, Vec::new());
+            continue;
+        }
         if let Some(read) = read(directory, &name) {
             found.take(name, read, settings);
         }

@@ -26,7 +26,24 @@ pub struct Stop {
     pub reason: Option<String>,
 }
 
+/// What a message keeps, whatever a filter makes of the rest.
+const KEPT: [&str; 2] = ["id", "role"];
+/// What it keeps where the filter leaves it out.
+const INHERITED: [&str; 5] = ["timestamp", "conversation_id", "user", "site", "plugin"];
+
 impl Filtered {
+    fn replace(&mut self, mut message: Map<String, Value>) {
+        for key in KEPT {
+            message.remove(key);
+        }
+        for key in KEPT.into_iter().chain(INHERITED) {
+            if let Some(value) = self.message.get(key) {
+                message.entry(key).or_insert_with(|| value.clone());
+            }
+        }
+        self.message = message;
+    }
+
     pub(super) fn of(message: Map<String, Value>) -> Self {
         Self { message, stopped: None, failures: Vec::new() }
     }
@@ -49,7 +66,7 @@ impl Filtered {
                 self.stopped = stop(message.get("reason").and_then(Value::as_str).map(str::to_owned));
             }
             Value::Object(message) if message.get("content").is_some_and(Value::is_string) => {
-                self.message = message;
+                self.replace(message);
             }
             _ => {
                 let text = format!(

@@ -219,7 +219,7 @@ impl Manager {
             }
             tracing::error!(target: "plugin", file, "{}", broken.fault);
             self.notice(Notice::error(&broken.id, &broken.fault));
-            if let Some(shared) = running.get(&broken.id).or_else(|| running.by_file(file)) {
+            if let Some(shared) = running.by_file(file) {
                 shared.facts().last_error = Some(broken.fault.clone());
             }
         }
@@ -367,8 +367,11 @@ impl Manager {
         let gone = || Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin file `{file}`"));
         let blueprint = found.plugins.remove(file).ok_or_else(gone)?;
         let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-        known.insert(file.to_owned(), Known { id, hash, vanished: None });
+        let before = known.insert(file.to_owned(), Known { id: id.clone(), hash, vanished: None });
         drop(known);
+        if let Some(before) = before.filter(|before| before.id != id) {
+            self.unload_id(&before.id).await;
+        }
         self.load(blueprint).await
     }
 

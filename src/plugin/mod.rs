@@ -13,6 +13,7 @@ mod ears;
 mod files;
 mod filter;
 mod info;
+mod job;
 mod mail;
 mod manager;
 pub mod manifest;

@@ -343,6 +343,11 @@ impl Registry {
         Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin `{id}`; {known}"))
     }
 
+    /// Tells who watches that a plugin has something new to tell.
+    pub(super) fn touched(&self) {
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
     /// Works out the routes anew and tells who watches.
     pub(super) fn changed(&self) {
         let mut routes = Routes::default();
@@ -362,7 +367,7 @@ impl Registry {
             }
         }
         *self.0.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
-        self.0.version.send_modify(|version| *version += 1);
+        self.touched();
     }
 
     fn routes(&self) -> Arc<Routes> {

@@ -149,6 +149,12 @@ impl PluginManager {
         self.manager.registry()
     }
 
+    /// Where its plugins are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.manager.directory()
+    }
+
     /// What happens to plugins from now on.
     #[must_use]
     pub fn notices(&self) -> broadcast::Receiver<Notice> {

@@ -9,9 +9,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    actor::{Actor, Aim, Flight},
+    actor::Actor,
     blueprint::Blueprint,
     ears::Ears,
+    job::{Aim, Flight},
     mail::Step,
     perform::Performance,
     runner::{Newborn, Runner, blame, describe},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     effects::{Cause, is_output},
     model::{
-        Failure, Filter,
+        ErrorCode, Failure, Filter,
         frame::{Effect, Input, Target},
     },
     store::{Commit, StoreError},
@@ -29,6 +30,8 @@ use crate::{
 
 /// The longest pause before a worker is made anew.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// A pause this long is worth telling whoever asks anew, instead of letting them wait.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// A worker that lived this long starts the pauses afresh.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
 
@@ -47,35 +50,46 @@ impl Actor {
         self.revive().await;
     }
 
-    /// Ends the worker and makes a fresh one from the source in memory.
+    /// Ends the worker and makes a fresh one from the source in memory; again and again where the world and
+    /// not the plugin is in the way.
     pub(super) async fn revive(&mut self) {
         self.runner = None;
         self.put_back();
         if self.born.elapsed() > GOOD_LIFE {
             self.deaths = 0;
         }
-        self.deaths += 1;
-        // The first time at once; then 0.1 s, 0.2 s, 0.4 s …
-        let pause = match self.deaths {
-            1 => Duration::ZERO,
-            more => Duration::from_millis(50 << more.min(12)).min(MAX_PAUSE),
-        };
-        if !self.pause(pause).await {
-            return;
-        }
-        match self.fresh().await {
-            Ok(newborn) => {
-                self.take_over(newborn).await;
-                tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
+        loop {
+            self.deaths += 1;
+            // The first time at once; then 0.1 s, 0.2 s, 0.4 s …
+            let pause = match self.deaths {
+                1 => Duration::ZERO,
+                more => Duration::from_millis(25 << more.min(12)).min(MAX_PAUSE),
+            };
+            if !self.pause(pause).await {
+                return;
             }
-            Err(failure) => self.break_down(&failure),
+            match self.fresh().await {
+                Ok(newborn) => {
+                    self.take_over(newborn).await;
+                    tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
+                    return;
+                }
+                Err(failure) if failure.code == ErrorCode::Unavailable => {
+                    tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+                }
+                Err(failure) => return self.break_down(&failure),
+            }
         }
     }
 
     /// Waits, unless there is an order: then there is no worker to wait for, and what waits is for whoever
-    /// comes after it.
+    /// comes after it. Where it takes long, whoever asks anew is told that the plugin cannot run now.
     async fn pause(&mut self, pause: Duration) -> bool {
-        if self.order.is_none() {
+        if self.order.is_none() && !pause.is_zero() {
+            if pause >= LONG_PAUSE {
+                self.shared.facts().state = State::Loading;
+                self.context.registry.changed();
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 order = self.control.recv() => self.order = order,
@@ -180,7 +194,10 @@ impl Actor {
         if wrote && let Some(runner) = &mut self.runner {
             // The new worker has not seen what the old one wrote in leaving; by now all of it is handed to
             // the store, so what is read is what both have left.
-            runner.refresh().await?;
+            if let Err(failure) = runner.refresh().await {
+                tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+                self.revive().await;
+            }
         }
         Ok(())
     }

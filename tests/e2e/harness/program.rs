@@ -140,13 +140,6 @@ impl Lines {
             new.iter().find(|line| line.contains(text)).cloned()
         })
     }
-
-    /// Waits until the process has closed its end, and gives all lines.
-    pub(crate) fn all(&self) -> Vec<String> {
-        self.wait(|printed| printed.ended.then(|| printed.lines.clone()))
-            .unwrap_or_else(|| panic!("the output does not end:\n{}", self.text()))
-    }
-
     /// Looks after each line until something is found, the process has ended, or patience has.
     fn wait<T>(&self, mut find: impl FnMut(&Printed) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + PATIENCE;
