@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Bridge, Broker, Client, Mosquitto, Setup, on_each_broker};
+use crate::harness::{Bridge, Broker, Client, Mosquitto, Setup, free_port, on_each_broker};
 
 on_each_broker!(
     a_signal_lets_what_runs_end,
@@ -176,12 +176,32 @@ fn a_broker_that_goes_and_comes_back_finds_the_bridge_again() {
     // It knows nothing any more: the bridge subscribes and announces itself anew.
     client.expect("jarvis/bridge/state", json!({ "state": "online" }));
     client.next("jarvis/bridge/plugin/leaves");
-    // A broker without the session keeps nothing that comes before the bridge has subscribed again.
+    answers_again(&client);
+}
+
+#[test]
+fn a_broker_that_comes_late_is_waited_for() {
+    let port = free_port();
+    let setup = Setup::new(&Broker::Embedded).plugin(LEAVES.0, LEAVES.1);
+    let jarvis = setup.launch(&["run", "--broker", &format!("mqtt://127.0.0.1:{port}")]);
+    jarvis.log.expect("no connection to the broker");
+    let Some(_mosquitto) = Mosquitto::start_on(port) else { return };
+    let client = Client::v5(port);
+    client.expect("jarvis/bridge/state", json!({ "state": "online" }));
+    client.expect("jarvis/bridge/plugins", json!([{ "id": "leaves", "state": "ready" }]));
+    answers_again(&client);
+    assert_eq!(jarvis.end(Signal::TERM).code(), Some(0));
+    client.expect("jarvis/bridge/state", json!({ "state": "offline" }));
+}
+
+/// Asks until it is answered: a broker without the session keeps nothing that comes before the bridge has
+/// subscribed.
+fn answers_again(client: &Client) {
     let answered = (0..60).any(|_| {
         client.publish("jarvis/command/request/quick", "");
         client.next_within(Duration::from_millis(300), "jarvis/command/response/quick").is_some()
     });
-    assert!(answered, "nothing answers after the broker came back");
+    assert!(answered, "nothing answers though the broker is there");
 }
 
 #[test]

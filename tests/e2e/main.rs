@@ -11,6 +11,7 @@
 mod api;
 mod bad_input;
 mod chat;
+mod cli;
 mod docker_acl;
 mod envelope;
 mod harness;
@@ -18,6 +19,7 @@ mod http;
 mod jarvis;
 mod lifecycle;
 mod neighbours;
+mod reload;
 mod replies;
 mod sandbox;
 mod topics;

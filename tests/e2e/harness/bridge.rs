@@ -23,6 +23,23 @@ pub(crate) struct Setup {
     configuration: String,
 }
 
+/// The program, running; killed with this value.
+pub(crate) struct Launched {
+    process: Process,
+    /// What it prints.
+    pub(crate) output: Lines,
+    /// What it logs.
+    pub(crate) log: Lines,
+}
+
+impl Launched {
+    /// Asks it to end with a signal, and waits for that.
+    pub(crate) fn end(mut self, signal: Signal) -> ExitStatus {
+        self.process.signal(signal);
+        self.process.ended()
+    }
+}
+
 /// A running bridge; killed with this value. Stands for an MQTT 5 client that listens to everything.
 pub(crate) struct Bridge {
     setup: Setup,
@@ -91,16 +108,22 @@ impl Setup {
         self.directory.path()
     }
 
-    /// The program with the settings of this bridge, and nothing of the user's own.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        std::fs::write(self.path().join("jarvis.toml"), &self.configuration).unwrap();
+    /// The program in this bridge's directory, with nothing of the user's own.
+    pub(crate) fn bare_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jarvis-bridge"));
-        command.env_clear().env("HOME", self.path()).env("JARVIS__BROKER__LISTEN", "127.0.0.1:0");
+        command.env_clear().env("HOME", self.path()).current_dir(self.path()).args(arguments);
+        command
+    }
+
+    /// The program with the settings of this bridge.
+    fn command(&self, arguments: &[&str]) -> Command {
+        std::fs::write(self.path().join("jarvis.toml"), &self.configuration).unwrap();
+        let mut command = self.bare_command(arguments);
+        command.env("JARVIS__BROKER__LISTEN", "127.0.0.1:0");
         if let Broker::Mosquitto(mosquitto) = &self.broker {
             command.env("JARVIS__MQTT__URL", format!("mqtt://127.0.0.1:{}", mosquitto.port));
         }
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
-        command.args(arguments).current_dir(self.path());
         command.arg("--config").arg(self.path().join("jarvis.toml"));
         command.arg("--plugins").arg(self.plugins()).arg("--data-dir").arg(self.path().join("data"));
         command
@@ -111,12 +134,18 @@ impl Setup {
         program::run(&mut self.command(arguments))
     }
 
-    /// Starts the bridge; comes back when it answers requests.
-    pub(crate) fn start(self) -> Bridge {
-        let mut command = self.command(&["run"]);
+    /// Starts the program, whatever comes of it.
+    pub(crate) fn launch(&self, arguments: &[&str]) -> Launched {
+        let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command);
         let (output, log) = (process.stdout(), process.stderr());
+        Launched { process, output, log }
+    }
+
+    /// Starts the bridge; comes back when it answers requests.
+    pub(crate) fn start(self) -> Bridge {
+        let Launched { process, output, log } = self.launch(&["run"]);
         let Some(line) = output.find("mqtt://") else {
             panic!("the bridge does not start:\n{}\n{}", output.text(), log.text());
         };
@@ -154,6 +183,12 @@ impl Bridge {
     /// The setup, for looking into its directories.
     pub(crate) fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    /// Runs the program beside it to its end, with the same settings and the same broker.
+    pub(crate) fn call(&self, arguments: &[&str]) -> Output {
+        let url = format!("mqtt://127.0.0.1:{}", self.port);
+        self.setup.call(&[arguments, &["--broker", &url]].concat())
     }
 
     /// The id of its process.

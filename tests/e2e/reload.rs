@@ -1,0 +1,320 @@
+//! Saving, adding and deleting plugin files while the bridge runs, as editors really do it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker, plugin_source};
+
+on_each_broker!(
+    saved_in_place,
+    saved_by_write_and_rename,
+    several_files_at_once,
+    files_come_and_go,
+    a_file_that_is_back_within_a_second_never_went,
+    a_renamed_file_is_the_same_plugin,
+    a_new_id_is_another_plugin,
+    what_is_no_plugin_is_left_alone,
+    a_broken_save_keeps_the_old_version,
+    a_start_that_fails_keeps_the_old_version,
+    the_old_version_leaves_and_the_new_one_finds_its_state,
+    handlers_and_timers_are_the_new_versions,
+    every_command_during_fifty_reloads_is_answered_once,
+    without_watching_only_the_operation_reloads,
+    unloading_tells_the_plugin,
+);
+
+fn answers(text: &str) -> String {
+    format!("-- @commands ask\nfunction on_command(cmd) return {{ response = '{text}' }} end\n")
+}
+
+fn ask(jarvis: &Bridge) -> Value {
+    jarvis.ask("command/request/ask", "")["response"].clone()
+}
+
+/// Waits for an announcement about a plugin.
+fn heard(jarvis: &Bridge, kind: &str, id: &str) -> Value {
+    jarvis.expect("jarvis/bridge/event", json!({ "type": kind, "data": { "id": id } }))
+}
+
+fn saved_in_place(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[("p", &answers("one"))]);
+    assert_eq!(ask(&jarvis), "one");
+    for text in ["two", "three"] {
+        jarvis.write_plugin("p", &answers(text));
+        heard(&jarvis, "plugin_reloaded", "p");
+        assert_eq!(ask(&jarvis), text);
+    }
+    // Saving what was there already is no change.
+    jarvis.write_plugin("p", &answers("three"));
+    jarvis.write_plugin("other", &answers("x").replace("ask", "other"));
+    heard(&jarvis, "plugin_loaded", "other");
+    jarvis.settle();
+    assert!(jarvis.waiting("jarvis/bridge/event").is_empty());
+}
+
+fn saved_by_write_and_rename(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[("p", &answers("one"))]);
+    let directory = jarvis.setup().plugins();
+    // As vim does: the old file becomes the backup, the new one is written in its place, the backup goes.
+    fs::rename(directory.join("p.lua"), directory.join("p.lua~")).unwrap();
+    fs::write(directory.join("p.lua"), plugin_source("p", &answers("two"))).unwrap();
+    fs::remove_file(directory.join("p.lua~")).unwrap();
+    heard(&jarvis, "plugin_reloaded", "p");
+    assert_eq!(ask(&jarvis), "two");
+    // As most others do: a temporary file is moved over the old one.
+    for (temporary, text) in [(".p.lua.swp", "three"), ("p.lua.tmp", "four"), ("4913", "five")] {
+        fs::write(directory.join(temporary), plugin_source("p", &answers(text))).unwrap();
+        fs::rename(directory.join(temporary), directory.join("p.lua")).unwrap();
+        heard(&jarvis, "plugin_reloaded", "p");
+        assert_eq!(ask(&jarvis), text);
+    }
+}
+
+fn several_files_at_once(broker: &Broker) {
+    let code = |n: usize, text: &str| answers(text).replace("ask", &format!("ask{n}"));
+    let setup = (0..8).fold(Setup::new(broker), |setup, n| setup.plugin(&format!("p{n}"), &code(n, "old")));
+    let jarvis = setup.start();
+    (0..8).for_each(|n| jarvis.write_plugin(&format!("p{n}"), &code(n, "new")));
+    for n in 0..8 {
+        heard(&jarvis, "plugin_reloaded", &format!("p{n}"));
+    }
+    for n in 0..8 {
+        assert_eq!(jarvis.ask(&format!("command/request/ask{n}"), "")["response"], "new");
+    }
+}
+
+fn files_come_and_go(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[]);
+    jarvis.check("command/request/ask", "", json!({ "code": "unknown_command" }));
+    jarvis.write_plugin("p", &answers("here"));
+    heard(&jarvis, "plugin_loaded", "p");
+    assert_eq!(ask(&jarvis), "here");
+    fs::remove_file(jarvis.setup().plugins().join("p.lua")).unwrap();
+    heard(&jarvis, "plugin_unloaded", "p");
+    jarvis.check("command/request/ask", "", json!({ "code": "unknown_command" }));
+    jarvis.expect("jarvis/bridge/plugins", json!([]));
+    jarvis.write_plugin("p", &answers("back"));
+    heard(&jarvis, "plugin_loaded", "p");
+    assert_eq!(ask(&jarvis), "back");
+}
+
+fn a_file_that_is_back_within_a_second_never_went(broker: &Broker) {
+    let count = "-- @commands ask\nlocal n = 0\nfunction on_command() n = n + 1 return { n = n } end";
+    let jarvis = Bridge::start(broker, &[("p", count)]);
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 1 }));
+    fs::remove_file(jarvis.setup().plugins().join("p.lua")).unwrap();
+    // Another file's load shows that the directory has been looked at meanwhile.
+    jarvis.write_plugin("other", "function on_command() end");
+    heard(&jarvis, "plugin_loaded", "other");
+    jarvis.write_plugin("p", count);
+    jarvis.write_plugin("third", "function on_command() end");
+    heard(&jarvis, "plugin_loaded", "third");
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 2 }), "the same worker");
+}
+
+fn a_renamed_file_is_the_same_plugin(broker: &Broker) {
+    let code = "-- @commands ask\nfunction on_command() return { n = jarvis.state.incr('n') } end";
+    let jarvis = Bridge::start(broker, &[("p", code)]);
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 1 }));
+    let directory = jarvis.setup().plugins();
+    fs::rename(directory.join("p.lua"), directory.join("renamed.lua")).unwrap();
+    heard(&jarvis, "plugin_unloaded", "p");
+    heard(&jarvis, "plugin_loaded", "p");
+    let info = jarvis.ask("bridge/request/plugin/info", "p");
+    assert_json(&info["data"], &json!({ "state": "ready", "file": "renamed.lua" }));
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 2 }), "it keeps its state");
+}
+
+fn a_new_id_is_another_plugin(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[("p", &answers("one"))]);
+    let file = jarvis.setup().plugins().join("p.lua");
+    fs::write(file, plugin_source("q", &answers("two"))).unwrap();
+    heard(&jarvis, "plugin_loaded", "q");
+    assert_eq!(ask(&jarvis), "two");
+    let list = jarvis.ask("bridge/request/plugin/list", "");
+    assert_json(&list["data"], &json!([{ "id": "q", "state": "ready" }]));
+    assert_eq!(jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_unloaded" }))["data"]["id"], "p");
+}
+
+fn what_is_no_plugin_is_left_alone(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[]);
+    let directory = jarvis.setup().plugins();
+    for name in ["notes.txt", ".hidden.lua", "p.lua~", "p.lua.bak", "#p.lua#"] {
+        fs::write(directory.join(name), plugin_source("p", &answers("wrong"))).unwrap();
+    }
+    fs::create_dir(directory.join("folder")).unwrap();
+    jarvis.write_plugin("right", &answers("right"));
+    heard(&jarvis, "plugin_loaded", "right");
+    let list = jarvis.ask("bridge/request/plugin/list", "");
+    assert_json(&list["data"], &json!([{ "id": "right" }]));
+}
+
+fn a_broken_save_keeps_the_old_version(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[("p", &answers("old"))]);
+    let breaks = [
+        ("function on_command(\n", "~p.lua:"),
+        ("error('no milk')", "~p.lua:6: no milk"),
+        ("-- @priority high\n", "~p.lua:6: "),
+        ("while true do end", "~p.lua:6"),
+        ("function on_startup() error('not today') end", "~p.lua:6: not today"),
+    ];
+    for (n, (code, error)) in breaks.iter().enumerate() {
+        jarvis.write_plugin("p", code);
+        let event = json!({ "type": "plugin_error", "data": { "id": "p", "error": error } });
+        let error = jarvis.expect("jarvis/bridge/event", event)["data"]["error"].as_str().unwrap().to_owned();
+        jarvis.log.expect(&error);
+        assert_eq!(ask(&jarvis), if n == 0 { "old".to_owned() } else { format!("mended {}", n - 1) });
+        let info = jarvis.ask("bridge/request/plugin/info", "p");
+        assert_json(&info["data"], &json!({ "state": "ready", "last_error": error }));
+        jarvis.expect("jarvis/bridge/plugin/p", json!({ "state": "ready", "last_error": error }));
+
+        jarvis.write_plugin("p", &answers(&format!("mended {n}")));
+        heard(&jarvis, "plugin_reloaded", "p");
+        assert_eq!(ask(&jarvis), format!("mended {n}"));
+        jarvis.expect("jarvis/bridge/plugin/p", json!({ "state": "ready", "last_error": null }));
+    }
+    // An empty or headless file is a broken save too, not a plugin that went.
+    fs::write(jarvis.setup().plugins().join("p.lua"), "").unwrap();
+    jarvis.expect(
+        "jarvis/bridge/event",
+        json!({ "type": "plugin_error", "data": { "id": "p", "error": "~`@id`" } }),
+    );
+    assert_eq!(ask(&jarvis), "mended 4");
+}
+
+fn a_start_that_fails_keeps_the_old_version(broker: &Broker) {
+    let old = "-- @commands ask\n-- @permissions mqtt.publish:out/#
+        function on_command() return { n = jarvis.state.get('n', 0) } end
+        function on_shutdown() jarvis.mqtt.publish('out/left', 'old') end";
+    let jarvis = Bridge::start(broker, &[("p", old)]);
+    let fails = "-- @commands ask\n-- @permissions mqtt.publish:out/#
+        function on_startup() jarvis.state.set('n', 99) jarvis.mqtt.publish('out/started', 'new') error('no') end";
+    jarvis.write_plugin("p", fails);
+    heard(&jarvis, "plugin_error", "p");
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 0 }), "what the failed start wrote is dropped");
+    jarvis.settle();
+    assert!(jarvis.waiting("out/started").is_empty());
+    assert!(jarvis.waiting("out/left").is_empty(), "the old one was never shut down");
+}
+
+fn the_old_version_leaves_and_the_new_one_finds_its_state(broker: &Broker) {
+    let code = |version: u64| {
+        format!(
+            "-- @commands ask\n-- @permissions mqtt.publish:out/#
+            function on_startup()
+                jarvis.mqtt.publish('out/life', 'start {version}, left ' .. jarvis.state.get('left', 0))
+                return {{ ready = true }}
+            end
+            function on_shutdown() jarvis.state.set('left', {version}) jarvis.mqtt.publish('out/life', 'stop {version}') end
+            function on_command() return {{ n = jarvis.state.incr('n'), left = jarvis.state.get('left'), version = {version} }} end"
+        )
+    };
+    let jarvis = Bridge::start(broker, &[]);
+    jarvis.write_plugin("p", &code(1));
+    let life = || jarvis.next("out/life").text().to_owned();
+    assert_eq!(life(), "start 1, left 0");
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 1, "version": 1 }));
+    jarvis.write_plugin("p", &code(2));
+    heard(&jarvis, "plugin_reloaded", "p");
+    // The new one starts on the state as it is; when that went well, the old one leaves.
+    let mut lives = [life(), life()];
+    lives.sort();
+    assert_eq!(lives, ["start 2, left 0", "stop 1"]);
+    assert_eq!(jarvis.run("ask", json!({})), json!({ "n": 2, "left": 1, "version": 2 }));
+    jarvis.ask("bridge/request/plugin/reload", "p");
+    let mut lives = [life(), life()];
+    lives.sort();
+    assert_eq!(lives, ["start 2, left 1", "stop 2"]);
+    let _again = jarvis.restart();
+}
+
+fn handlers_and_timers_are_the_new_versions(broker: &Broker) {
+    let code = |version: u64| {
+        format!(
+            "-- @permissions mqtt.subscribe:in/#
+            jarvis.events.on('rain', function() jarvis.events.emit('heard', {{ version = {version} }}) end)
+            jarvis.mqtt.subscribe('in/x', function() jarvis.events.emit('heard', {{ version = {version} }}) end)
+            jarvis.timer.every(0.1, function() jarvis.events.emit('tick', {{ version = {version} }}) end)"
+        )
+    };
+    let jarvis = Bridge::start(broker, &[("p", &code(1))]);
+    jarvis.expect("jarvis/event/p/tick", json!({ "data": { "version": 1 } }));
+    jarvis.write_plugin("p", &code(2));
+    heard(&jarvis, "plugin_reloaded", "p");
+    jarvis.settle();
+    jarvis.waiting("jarvis/event/p/tick");
+    jarvis.check("event/request/rain", "", json!({ "data": { "delivered": 1 } }));
+    jarvis.publish("in/x", "1");
+    for _ in 0..2 {
+        assert_json(&jarvis.next("jarvis/event/p/heard").json(), &json!({ "data": { "version": 2 } }));
+    }
+    for _ in 0..3 {
+        assert_json(&jarvis.next("jarvis/event/p/tick").json(), &json!({ "data": { "version": 2 } }));
+    }
+    jarvis.settle();
+    assert!(jarvis.waiting("jarvis/event/p/heard").is_empty());
+    fs::remove_file(jarvis.setup().plugins().join("p.lua")).unwrap();
+    heard(&jarvis, "plugin_unloaded", "p");
+    jarvis.check("event/request/rain", "", json!({ "data": { "delivered": 0 } }));
+}
+
+fn every_command_during_fifty_reloads_is_answered_once(broker: &Broker) {
+    let code = |version: u64| {
+        format!(
+            "-- @commands ask\nfunction on_command(cmd) return {{ n = jarvis.state.incr('n'), tag = cmd.args.tag, version = {version} }} end"
+        )
+    };
+    let jarvis = Bridge::start(broker, &[("p", &code(0))]);
+    let mut sent = 0_u64;
+    for version in 1..=50 {
+        jarvis.write_plugin("p", &code(version));
+        // Commands keep coming until this version is in force.
+        loop {
+            for _ in 0..4 {
+                sent += 1;
+                jarvis.publish("jarvis/command/request/ask", json!({ "tag": sent }));
+            }
+            let answer = jarvis.run("ask", json!({ "tag": 0 }));
+            if answer["version"] == version {
+                break;
+            }
+        }
+    }
+    let mut last = 0;
+    for tag in 1..=sent {
+        let answer = jarvis.next("jarvis/command/response/ask").json();
+        assert_json(&answer, &json!({ "status": "ok", "data": { "tag": tag } }));
+        let version = answer["data"]["version"].as_u64().unwrap();
+        assert!(version >= last, "{version} answers after {last}");
+        last = version;
+    }
+    jarvis.settle();
+    assert!(jarvis.waiting("jarvis/command/response/ask").is_empty(), "each is answered once");
+}
+
+fn without_watching_only_the_operation_reloads(broker: &Broker) {
+    let jarvis = Setup::new(broker).plugin("p", &answers("old")).set("RELOAD__WATCH", "false").start();
+    jarvis.write_plugin("p", &answers("new"));
+    assert_eq!(ask(&jarvis), "old");
+    jarvis.check(
+        "bridge/request/plugin/reload",
+        "p",
+        json!({ "status": "ok", "data": { "state": "ready" } }),
+    );
+    assert_eq!(ask(&jarvis), "new");
+    jarvis.write_plugin("p", "function on_command( end");
+    let expected = json!({ "status": "error", "code": "hook_error", "error": "~p.lua:6:" });
+    jarvis.check("bridge/request/plugin/reload", "p", expected);
+    assert_eq!(ask(&jarvis), "new");
+}
+
+fn unloading_tells_the_plugin(broker: &Broker) {
+    let code = "-- @permissions mqtt.publish:out/#
+        function on_shutdown() jarvis.mqtt.publish('out/left', 'bye') return { ok = true } end";
+    let jarvis = Bridge::start(broker, &[("p", code)]);
+    fs::remove_file(jarvis.setup().plugins().join("p.lua")).unwrap();
+    assert_eq!(jarvis.next("out/left").text(), "bye");
+    heard(&jarvis, "plugin_unloaded", "p");
+    while !jarvis.next("jarvis/bridge/plugin/p").payload.is_empty() {}
+}
