@@ -29,6 +29,8 @@ const LOCK: &str = "lock";
 const CLIENT_ID: &str = "client_id";
 /// The note with the filters that the broker's session may still have.
 const FILTERS: &str = "filters";
+/// What our own broker gets to deliver the last messages before it ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// The embedded broker sends this many QoS 1 messages ahead of their acknowledgement, whatever we allow.
 const SMALLEST_WINDOW: u16 = 64;
 /// What the outbox gets to send its rest at shutdown.
@@ -148,6 +150,10 @@ impl App {
         drop(stop_announcing);
         self.outbox.stop(FLUSH).await;
         self.session.stop().await;
+        if self.broker.is_some() {
+            // What the broker has confirmed to us is still on its way to its other clients.
+            tokio::time::sleep(LAST_WORDS).await;
+        }
         drop(self.broker);
         tracing::info!("bye");
     }

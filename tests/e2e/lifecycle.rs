@@ -26,7 +26,7 @@ function on_command(cmd)
     jarvis.mqtt.publish("door/slow", "begun", { now = true })
     jarvis.sleep(1)
   end
-  return { response = cmd.name, runs = jarvis.state.incr(cmd.name) }
+  return { response = cmd.name, runs = jarvis.state.incr(cmd.name), left = jarvis.state.get("left", 0) }
 end
 function on_shutdown() jarvis.state.incr("left") jarvis.mqtt.publish("door/left", "bye", { retain = true }) end
 "#,
@@ -39,14 +39,18 @@ fn a_signal_lets_what_runs_end(broker: &Broker) {
         jarvis.next("door/slow");
         let (status, setup, client) = jarvis.end(signal);
         assert_eq!(status.code(), Some(0), "{signal:?}");
-        client.expect("jarvis/command/response/slow", json!({ "status": "ok", "response": "slow" }));
-        assert_eq!(client.next("door/left").text(), "bye");
         if !broker.is_embedded() {
+            client.expect("jarvis/command/response/slow", json!({ "status": "ok", "response": "slow" }));
+        }
+        // The embedded broker ends with the bridge, and what it had for others with it.
+        if !broker.is_embedded() {
+            assert_eq!(client.next("door/left").text(), "bye");
             client.expect("jarvis/bridge/state", json!({ "state": "offline" }));
         }
         // Both the slow call and the farewell are kept.
         let again = setup.start();
-        assert_eq!(again.run("slow", json!({}))["runs"], 2);
+        let answer = again.run("slow", json!({}));
+        assert_eq!((&answer["runs"], &answer["left"]), (&json!(2), &json!(1)), "{answer}");
     }
 }
 
