@@ -13,6 +13,8 @@ mod process;
 mod report;
 mod wire;
 
+use std::{thread, time::Duration};
+
 use anyhow::{bail, ensure};
 
 use load::{Load, Pace};
@@ -28,10 +30,13 @@ struct Plan {
     kept: usize,
     /// Requests of a load at a fixed rate.
     steady: usize,
+    /// How long nothing is sent.
+    idle: Duration,
 }
 
-const FULL: Plan = Plan { rounds: 5, fast: 30_000, kept: 5_000, steady: 1_000 };
-const QUICK: Plan = Plan { rounds: 1, fast: 1_000, kept: 200, steady: 100 };
+const FULL: Plan =
+    Plan { rounds: 5, fast: 30_000, kept: 5_000, steady: 1_000, idle: Duration::from_secs(10) };
+const QUICK: Plan = Plan { rounds: 1, fast: 1_000, kept: 200, steady: 100, idle: Duration::from_millis(500) };
 
 const IN_FLIGHT: Pace = Pace::Closed { in_flight: 100 };
 const STEADY: Pace = Pace::Open { per_second: 200 };
@@ -95,7 +100,19 @@ fn measure_on(parts: &Parts, broker: Broker, name: &str, plan: &Plan) -> anyhow:
     whole(&runs)?;
 
     report::memory(bridge, &workers, broker == Broker::Embedded);
+    rest(parts, plan.idle);
     Ok(())
+}
+
+/// Looks at a bridge that has nothing to do.
+fn rest(parts: &Parts, during: Duration) {
+    let cpu_time = || {
+        let (own, workers) = parts.cpu_time(Subject::Bridge);
+        own + workers
+    };
+    let (wakes, cpu) = (parts.wakes(), cpu_time());
+    thread::sleep(during);
+    report::idle(parts.wakes() - wakes, cpu_time().saturating_sub(cpu), during);
 }
 
 /// Lets the subjects take turns, each reference once more at the end.

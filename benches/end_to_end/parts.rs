@@ -82,6 +82,13 @@ impl Parts {
         (process::cpu_time(process, &[BROKER_THREAD]), children)
     }
 
+    /// How often threads of the bridge and its workers were woken so far.
+    pub(crate) fn wakes(&self) -> u64 {
+        let bridge = self.bridge.id();
+        let workers: u64 = process::children(bridge).into_iter().map(|id| process::sleeps(id, &[])).sum();
+        process::sleeps(bridge, &[BROKER_THREAD]) + workers
+    }
+
     /// Memory of the bridge, and of each of its workers.
     pub(crate) fn bridge_memory(&self) -> (Memory, Vec<Memory>) {
         let bridge = self.bridge.id();

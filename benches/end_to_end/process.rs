@@ -90,17 +90,22 @@ pub(crate) fn children(process: u32) -> Vec<u32> {
 
 /// CPU time so far of the threads that run, those with a name in `except` left out.
 pub(crate) fn cpu_time(process: u32, except: &[&str]) -> Duration {
-    tasks(process)
-        .filter(|task| {
-            let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-            !except.contains(&name.trim_end())
-        })
-        .filter_map(|task| {
-            // The first figure is nanoseconds on the CPU (Linux: Documentation/scheduler/sched-stats).
-            let text = fs::read_to_string(task.join("schedstat")).ok()?;
-            text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-        })
-        .sum()
+    let times = tasks_except(process, except).filter_map(|task| {
+        // The first figure is nanoseconds on the CPU (Linux: Documentation/scheduler/sched-stats).
+        let text = fs::read_to_string(task.join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    });
+    times.sum()
+}
+
+/// How often the threads that run have gone to sleep so far, and so how often they were woken.
+pub(crate) fn sleeps(process: u32, except: &[&str]) -> u64 {
+    let counts = tasks_except(process, except).filter_map(|task| {
+        let text = fs::read_to_string(task.join("status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    });
+    counts.sum()
 }
 
 pub(crate) fn memory(process: u32) -> Memory {
@@ -117,4 +122,11 @@ pub(crate) fn memory(process: u32) -> Memory {
 
 fn tasks(process: u32) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn tasks_except(process: u32, except: &[&str]) -> impl Iterator<Item = PathBuf> {
+    tasks(process).filter(move |task| {
+        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+        !except.contains(&name.trim_end())
+    })
 }

@@ -93,6 +93,15 @@ pub(crate) fn memory(bridge: Memory, workers: &[Memory], with_broker: bool) {
     );
 }
 
+#[expect(clippy::cast_precision_loss, reason = "some hundreds")]
+pub(crate) fn idle(wakes: u64, cpu: Duration, during: Duration) {
+    println!(
+        "idle: {:.1} wake-ups/s (target: 5), {:.2} ms CPU/s",
+        wakes as f64 / during.as_secs_f64(),
+        cpu.as_secs_f64() * 1e3 / during.as_secs_f64(),
+    );
+}
+
 impl Runs {
     fn of(&self, subject: Subject) -> impl Iterator<Item = &Run> {
         self.0.iter().filter(move |run| run.subject == subject)

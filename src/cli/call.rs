@@ -28,6 +28,8 @@ pub(super) async fn call(config: &Config, arguments: &Arguments) -> Ended {
     for refused in plugins.registry().list().iter().filter(|plugin| plugin.last_error.is_some()) {
         output::remark(&format!("({})", super::run::describe(refused)));
     }
+    // What starting and stopping publish is not the hook's.
+    let before = bus.noted().len();
     let once = bridge::Once {
         hook: &arguments.hook,
         payload: arguments.payload.as_bytes(),
@@ -35,8 +37,9 @@ pub(super) async fn call(config: &Config, arguments: &Arguments) -> Ended {
         plugin: arguments.plugin.as_deref(),
     };
     let envelope = bridge::call_once(plugins.registry(), once).await;
+    let noted = bus.noted();
     plugins.stop().await;
-    for publish in bus.noted() {
+    for publish in &noted[before..] {
         let payload = String::from_utf8_lossy(publish.payload.as_bytes()).into_owned();
         output::remark(&format!("(would publish {} {payload})", publish.topic));
     }

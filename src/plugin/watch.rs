@@ -3,20 +3,25 @@
 
 use std::{path::Path, time::Duration};
 
-use notify::{RecommendedWatcher, RecursiveMode};
-use notify_debouncer_full::{DebounceEventResult, Debouncer, NoCache, new_debouncer_opt};
-use tokio::sync::{mpsc, oneshot};
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::manager::Manager;
 
 /// How long the directory must be quiet: an editor's write, rename and chmod are one change.
 const QUIET: Duration = Duration::from_millis(30);
+/// How long to wait for that where somebody writes without a pause.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// When to look again where a file has vanished.
 const AGAIN: Duration = Duration::from_millis(1_050);
 /// How often to look without any hint: some file systems give none.
 const ANYWAY: Duration = Duration::from_secs(60);
-
-type Watcher = Debouncer<RecommendedWatcher, NoCache>;
 
 /// Watches until `stop` is dropped.
 pub(super) fn start(manager: Manager, stop: oneshot::Receiver<()>) {
@@ -32,18 +37,24 @@ pub(super) fn start(manager: Manager, stop: oneshot::Receiver<()>) {
     tokio::spawn(run(manager, watcher, hint, hints, stop));
 }
 
-fn watcher(hint: mpsc::Sender<()>, directory: &Path) -> notify::Result<Watcher> {
+fn watcher(hint: mpsc::Sender<()>, directory: &Path) -> notify::Result<RecommendedWatcher> {
     let directory = directory.to_owned();
-    let handler = move |events: DebounceEventResult| {
+    notify::recommended_watcher(move |event: notify::Result<Event>| {
         // An error says that something was missed.
-        let ours = events.map_or(true, |events| {
-            events.iter().flat_map(|event| &event.paths).any(|path| is_ours(path, &directory))
-        });
-        if ours {
+        if event.map_or(true, |event| is_hint(&event, &directory)) {
             let _ = hint.try_send(());
         }
+    })
+}
+
+/// Whether plugins may have changed. That somebody opened or read them is told too: looking at each of those
+/// hints would give the next one, for ever.
+fn is_hint(event: &Event, directory: &Path) -> bool {
+    let is_change = match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
     };
-    new_debouncer_opt(QUIET, None, handler, NoCache, notify::Config::default())
+    event.need_rescan() || is_change && event.paths.iter().any(|path| is_ours(path, directory))
 }
 
 /// Whether a change may be one of plugins; a log or a database beside them changes all the time.
@@ -54,7 +65,7 @@ fn is_ours(path: &Path, directory: &Path) -> bool {
 
 async fn run(
     manager: Manager,
-    mut watcher: Option<Watcher>,
+    mut watcher: Option<RecommendedWatcher>,
     _hint: mpsc::Sender<()>,
     mut hints: mpsc::Receiver<()>,
     mut stop: oneshot::Receiver<()>,
@@ -66,7 +77,7 @@ async fn run(
         }
         tokio::select! {
             _ = &mut stop => return,
-            _ = hints.recv() => {}
+            () = settled(&mut hints) => {}
             () = tokio::time::sleep(pause) => {}
         }
         pause = match manager.scan().await {
@@ -80,10 +91,51 @@ async fn run(
     }
 }
 
+/// Waits until something has moved and all is quiet again.
+async fn settled(hints: &mut mpsc::Receiver<()>) {
+    if hints.recv().await.is_some() {
+        let quiet = async { while let Ok(Some(())) = timeout(QUIET, hints.recv()).await {} };
+        let _ = timeout(PATIENCE, quiet).await;
+    }
+}
+
 /// Watches the directory and its parent; again each time, since a watch ends when its directory is replaced.
-fn look_at(watcher: &mut Watcher, directory: &Path) {
+fn look_at(watcher: &mut RecommendedWatcher, directory: &Path) {
     // Whichever of the two is missing cannot be watched; the other one tells when it comes.
     let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
     let _ = watcher.watch(parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use notify::{
+        Event, EventKind,
+        event::{AccessKind, AccessMode, CreateKind, DataChange, Flag, ModifyKind},
+    };
+
+    use super::is_hint;
+
+    #[test]
+    fn only_changes_of_plugins_are_hints() {
+        let check = |kind: EventKind, path: &str, expect: bool| {
+            let event = Event::new(kind).add_path(path.into());
+            assert_eq!(is_hint(&event, Path::new("/p")), expect, "{event:?}");
+        };
+        check(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/p", false);
+        check(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/p/a.lua", false);
+        check(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/p/a.lua", true);
+        check(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/p/a.lua", true);
+        check(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/p/a.log", false);
+        check(EventKind::Create(CreateKind::Folder), "/p", true);
+        check(EventKind::Create(CreateKind::File), "/other.lua", false);
+    }
+
+    #[test]
+    fn what_was_missed_is_a_hint() {
+        let missed = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        assert!(is_hint(&missed, Path::new("/p")));
+    }
 }

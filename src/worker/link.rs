@@ -43,10 +43,10 @@ pub enum Death {
     #[error("did not come back within {0}, so its worker was ended")]
     Overran(Overrun),
     /// It ended by itself.
-    #[error("worker ended by itself ({0})")]
+    #[error("failed: its worker ended by itself ({0})")]
     Ended(String),
     /// It was killed for what it sent.
-    #[error("worker was ended: {0}")]
+    #[error("failed: its worker was ended: {0}")]
     Garbage(String),
 }
 
