@@ -348,9 +348,9 @@ fn the_banner_says_what_is_served() {
     }
     let empty =
         Setup::new(&Broker::Embedded).set("MQTT__BASE_TOPIC", "home/jarvis").set("RELOAD__WATCH", "false");
-    let empty = empty.launch(&["run"]);
-    empty.output.expect("-t home/jarvis/automation/request -m");
-    let text = empty.output.text();
+    let launched = empty.launch(&["run"]);
+    launched.output.expect("-t home/jarvis/automation/request -m");
+    let text = launched.output.text();
     for words in ["none yet: put a .lua file there", "(reload is off)", "home/jarvis/{chat,"] {
         assert!(text.contains(words), "no {words} in {text}");
     }

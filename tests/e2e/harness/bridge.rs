@@ -5,13 +5,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 
 use super::{
-    Broker, Client, Lines, PATIENCE, directory,
+    Broker, Client, Lines, Publish, directory,
     program::{self, Process},
 };
 
@@ -23,7 +22,7 @@ pub(crate) struct Setup {
     configuration: String,
 }
 
-/// The program, running; killed with this value.
+/// A program, running; killed with this value.
 pub(crate) struct Launched {
     process: Process,
     /// What it prints.
@@ -33,11 +32,34 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
+    fn start(command: &mut Command) -> Self {
+        let mut process = Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let (output, log) = (process.stdout(), process.stderr());
+        Self { process, output, log }
+    }
+
     /// Asks it to end with a signal, and waits for that.
-    pub(crate) fn end(mut self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(self, signal: Signal) -> ExitStatus {
         self.process.signal(signal);
+        self.ended()
+    }
+
+    /// A client of the broker that the banner names.
+    pub(crate) fn client(&self) -> Client {
+        Client::v5(port(&self.output).unwrap())
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn ended(mut self) -> ExitStatus {
         self.process.ended()
     }
+}
+
+/// The port that the banner of a bridge names; nothing where it ends without one.
+fn port(output: &Lines) -> Option<u16> {
+    let line = output.find("mqtt://")?;
+    let address = line.split_whitespace().find_map(|word| word.strip_prefix("mqtt://"))?;
+    address.rsplit_once(':')?.1.parse().ok()
 }
 
 /// A running bridge; killed with this value. Stands for an MQTT 5 client that listens to everything.
@@ -136,26 +158,21 @@ impl Setup {
 
     /// Starts the program, whatever comes of it.
     pub(crate) fn launch(&self, arguments: &[&str]) -> Launched {
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Process::start(&mut command);
-        let (output, log) = (process.stdout(), process.stderr());
-        Launched { process, output, log }
+        Launched::start(&mut self.command(arguments))
     }
 
     /// Starts the bridge; comes back when it answers requests.
     pub(crate) fn start(self) -> Bridge {
         let Launched { process, output, log } = self.launch(&["run"]);
-        let Some(line) = output.find("mqtt://") else {
+        let report = Report(log.clone());
+        let Some(port) = port(&output) else {
             panic!("the bridge does not start:\n{}\n{}", output.text(), log.text());
         };
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("mqtt://")).unwrap();
-        let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
         let client = Client::v5(port);
-        let report = Report(log.clone());
-        let bridge = Bridge { setup: self, process, client, port, log, output, _report: report };
-        bridge.wait_until_it_answers();
-        bridge
+        let mut question = Publish::new("jarvis/bridge/request/health", "");
+        question.properties.response_topic = Some("jarvis/reply/ready".into());
+        client.answered(|| client.send(question.clone()), "jarvis/reply/ready");
+        Bridge { setup: self, process, client, port, log, output, _report: report }
     }
 }
 
@@ -164,20 +181,6 @@ impl Bridge {
     pub(crate) fn start(broker: &Broker, plugins: &[(&str, &str)]) -> Self {
         let setup = Setup::new(broker);
         plugins.iter().fold(setup, |setup, (id, code)| setup.plugin(id, code)).start()
-    }
-
-    /// Asks again and again: what is published before the bridge has subscribed reaches nobody.
-    fn wait_until_it_answers(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        let mut question = super::Publish::new("jarvis/bridge/request/health", "");
-        question.properties.response_topic = Some("jarvis/reply/ready".into());
-        while Instant::now() < deadline {
-            self.client.send(question.clone());
-            if self.client.next_within(Duration::from_millis(300), "jarvis/reply/ready").is_some() {
-                return;
-            }
-        }
-        panic!("the bridge does not answer");
     }
 
     /// The setup, for looking into its directories.
@@ -211,6 +214,11 @@ impl Bridge {
         let mut command = Command::new(found?);
         command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).args(arguments);
         Some(command)
+    }
+
+    /// Starts one of Mosquitto's clients.
+    pub(crate) fn start_mosquitto_client(&self, name: &str, arguments: &[&str]) -> Option<Launched> {
+        Some(Launched::start(&mut self.mosquitto_client(name, arguments)?))
     }
 
     /// Writes a plugin as an editor that writes in place.

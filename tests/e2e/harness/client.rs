@@ -235,6 +235,19 @@ impl Client {
         found.json()
     }
 
+    /// Asks until it is answered: what is published before a bridge has subscribed reaches nobody.
+    #[track_caller]
+    pub(crate) fn answered(&self, ask: impl Fn(), topic: &str) -> Message {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            ask();
+            if let Some(answer) = self.next_within(Duration::from_millis(300), topic) {
+                return answer;
+            }
+        }
+        panic!("no bridge answers on `{topic}`; else there is\n{}", self.inbox.show());
+    }
+
     /// Whatever came so far on a topic and nobody has taken yet.
     pub(crate) fn waiting(&self, topic: &str) -> Vec<Message> {
         let patience = Duration::ZERO;
