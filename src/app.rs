@@ -67,8 +67,8 @@ impl App {
         let (broker, host) = broker(config)?;
         let client_id = client_id(config, &store).await?;
         let connection = connection(config, host, client_id)?;
-        let outbox = Outbox::start(&connection);
         let (session, inbox) = connect(config, &connection, &store).await?;
+        let outbox = Outbox::start_behind(&connection, session.status());
         let bus = Bus::over(outbox.clone(), session.clone());
         let effects =
             Effects::new(http_client(config), store.clone(), bus.clone(), config.mqtt.base_topic.clone());

@@ -199,12 +199,23 @@ impl Outbox {
     /// Opens the connection and keeps it open. Must be called in a tokio runtime.
     #[must_use]
     pub fn start(config: &Config) -> Self {
+        Self::start_gated(config, None)
+    }
+
+    /// The same, and it connects only while the session stands and the broker has answered all its
+    /// subscriptions: whoever hears `online` can send a request at once.
+    #[must_use]
+    pub fn start_behind(config: &Config, session: watch::Receiver<Status>) -> Self {
+        Self::start_gated(config, Some(session))
+    }
+
+    fn start_gated(config: &Config, gate: Option<watch::Receiver<Status>>) -> Self {
         let (queue_tx, queue_rx) = mpsc::channel(QUEUE);
         let (stop_tx, stop_rx) = mpsc::channel(1);
         let (status_tx, status_rx) = watch::channel(Status::new());
         let (connections_tx, connections_rx) = watch::channel(0);
         let counters = Arc::new(Counters::default());
-        let publisher = Publisher::new(config, queue_rx, stop_rx, status_tx, connections_tx, &counters);
+        let publisher = Publisher::new(config, gate, queue_rx, stop_rx, status_tx, connections_tx, &counters);
         tokio::spawn(publisher.run());
         Self {
             queue: queue_tx,

@@ -42,6 +42,8 @@ pub(super) struct Stop {
 
 pub(super) struct Publisher {
     config: Config,
+    /// The session's status, where this connection follows it.
+    gate: Option<watch::Receiver<Status>>,
     queue: mpsc::Receiver<Item>,
     stops: mpsc::Receiver<Stop>,
     status: watch::Sender<Status>,
@@ -78,6 +80,7 @@ enum End {
 impl Publisher {
     pub(super) fn new(
         config: &Config,
+        gate: Option<watch::Receiver<Status>>,
         queue: mpsc::Receiver<Item>,
         stops: mpsc::Receiver<Stop>,
         status: watch::Sender<Status>,
@@ -87,6 +90,7 @@ impl Publisher {
         Self {
             backoff: Backoff::new("outbox", config.address()),
             config: config.clone(),
+            gate,
             queue,
             stops,
             status,
@@ -101,7 +105,9 @@ impl Publisher {
     }
 
     pub(super) async fn run(mut self) {
-        while let End::Lost(loss) = self.connection().await {
+        while !self.has_to_give_up_while_closed().await
+            && let End::Lost(loss) = self.connection().await
+        {
             self.lost();
             let wait = self.backoff.lost(&loss);
             self.status.send_modify(|status| {
@@ -299,12 +305,10 @@ impl Publisher {
     /// send or no time left.
     async fn has_to_give_up_while_waiting(&mut self, until: Instant) -> bool {
         loop {
-            let stop_by = self.stop.as_ref().map(|stop| stop.by);
-            if stop_by.is_some_and(|by| by <= Instant::now())
-                || stop_by.is_some() && self.flight.is_empty() && self.queue.is_empty()
-            {
+            if self.is_over() {
                 return true;
             }
+            let stop_by = self.stop.as_ref().map(|stop| stop.by);
             tokio::select! {
                 () = sleep_until(stop_by.map_or(until, |by| by.min(until))) => {
                     if Instant::now() >= until {
@@ -316,8 +320,43 @@ impl Publisher {
         }
     }
 
+    /// Whether it was stopped and there is nothing left to send or no time for it.
+    fn is_over(&self) -> bool {
+        let idle = self.flight.is_empty() && self.queue.is_empty();
+        self.stop.as_ref().is_some_and(|stop| idle || stop.by <= Instant::now())
+    }
+
+    /// Waits until the session hears requests. True where it was stopped meanwhile.
+    async fn has_to_give_up_while_closed(&mut self) -> bool {
+        loop {
+            let Some(gate) = &mut self.gate else { return false };
+            let open = hears_requests(&gate.borrow_and_update());
+            if open {
+                return false;
+            }
+            if self.is_over() {
+                return true;
+            }
+            let stop_by = self.stop.as_ref().map(|stop| stop.by);
+            let Some(gate) = &mut self.gate else { return false };
+            tokio::select! {
+                changed = gate.changed() => if changed.is_err() {
+                    return false;
+                },
+                () = sleep_until(stop_by.unwrap_or_else(Instant::now)), if stop_by.is_some() => {}
+                stop = self.stops.recv(), if stop_by.is_none() => self.on_stop(stop),
+            }
+        }
+    }
+
     fn announcement(&self, kind: Kind, state: &'static str) -> Item {
         let outgoing = Outgoing { retain: true, ..Outgoing::new(self.config.state_topic.clone(), state) };
         Item::new(outgoing, kind, None)
     }
+}
+
+/// Whether a session hears what is sent. One that was stopped will not any more, and what is left goes out all
+/// the same.
+fn hears_requests(session: &Status) -> bool {
+    session.state == State::Stopped || session.is_connected() && session.pending == 0
 }
