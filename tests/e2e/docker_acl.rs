@@ -1,23 +1,16 @@
-//! Runs a real Mosquitto with the configuration and the ACL of `docker/`, and tries each account's doors: the open
-//! ones and the closed ones.
+//! The configuration and the ACL of `docker/` on a real Mosquitto: each account's doors, the open ones and the
+//! closed ones, and a bridge that works behind them.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::{BufRead, BufReader, Read},
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Broker, Client, Mosquitto, Setup, assert_json, free_port};
 
 const DOCKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docker");
 /// The accounts of `mosquitto.acl`; here each has its own name for a password.
 const ACCOUNTS: [&str; 5] = ["bridge", "phone", "core", "caller", "admin"];
-/// Far more than anything here takes: whoever waits that long waits for something that never comes.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One topic, and the accounts that may write to it and read from it.
 struct Door {
@@ -50,28 +43,75 @@ const fn door(topic: &'static str, write: &'static [&'static str], read: &'stati
 
 #[test]
 fn each_account_may_do_what_the_shipped_acl_says_and_nothing_else() {
-    let Some(broker) = Broker::start() else { return };
-    for account in ACCOUNTS {
-        assert_eq!(broker.topics_read_by(account), expected(|door| door.read, account), "{account} reads");
-        assert_eq!(
-            broker.topics_written_by(account),
-            expected(|door| door.write, account),
-            "{account} writes"
-        );
+    let Some(broker) = start() else { return };
+    let account = |name: &str| Client::account(broker.port, name);
+    let bridge = account("bridge");
+    for name in ACCOUNTS {
+        let read = heard(&bridge, (&account(name), name), &bridge);
+        assert_eq!(read, expected(|door| door.read, name), "{name} reads");
+        let written = heard(&account(name), (&account("bridge"), "bridge"), &bridge);
+        assert_eq!(written, expected(|door| door.write, name), "{name} writes");
     }
 }
 
 #[test]
 fn nobody_gets_in_without_an_account() {
-    let Some(broker) = Broker::start() else { return };
-    let publish = ["-t", "jarvis/chat/request", "-m", "x", "-q", "1"];
+    let Some(broker) = start() else { return };
     let accounts: [&[&str]; 3] =
         [&[], &["-u", "phone", "-P", "wrong"], &["-u", "stranger", "-P", "stranger"]];
     for account in accounts {
-        let tried = broker.client("mosquitto_pub").args(account).args(publish).output().unwrap();
+        let mut client = Command::new("mosquitto_pub");
+        client.args(["-V", "5", "-h", "127.0.0.1", "-p", &broker.port.to_string(), "-q", "1"]);
+        let tried = client.args(["-t", "jarvis/chat/request", "-m", "x"]).args(account).output().unwrap();
         assert!(!tried.status.success(), "{account:?} got in");
         assert!(String::from_utf8_lossy(&tried.stderr).contains("authori"), "{account:?}: {tried:?}");
     }
+}
+
+#[test]
+fn a_phone_talks_to_an_assistant_through_a_bridge_with_an_account() {
+    let Some(broker) = start() else { return };
+    let setup = Setup::new(&Broker::Embedded)
+        .plugin("help", "-- @commands help\nfunction on_command(cmd) return { response = 'Ask me' } end")
+        .set("MQTT__URL", &format!("mqtt://127.0.0.1:{}", broker.port))
+        .set("MQTT__USERNAME", "bridge")
+        .set("MQTT__PASSWORD", "bridge")
+        .set("CHAT__ASSISTANT", "external");
+    let bridge = setup.launch(&["run"]);
+    let account = |name: &str| Client::account(broker.port, name);
+    let (phone, core, caller, admin) =
+        (account("phone"), account("core"), account("caller"), account("admin"));
+    let ask = || admin.publish("jarvis/bridge/request/health", "");
+    admin.answered(ask, "jarvis/bridge/response/health");
+    admin.expect("jarvis/bridge/info", json!({ "refused_subscriptions": [] }));
+
+    phone.publish("jarvis/chat/request", json!({ "id": "m1", "content": "How late is it?" }));
+    let prompt = core.next("jarvis/chat/prompt").json();
+    assert_json(&prompt, &json!({ "id": "m1", "content": "How late is it?" }));
+    core.publish("jarvis/chat/request/assistant", json!({ "in_reply_to": "m1", "content": "Half past" }));
+    assert_json(&phone.next("jarvis/chat/response").json(), &json!({ "id": "m1", "response": "Half past" }));
+
+    // Whoever asks below a name of his own is answered there; administration is not for him.
+    caller.publish("jarvis/command/request", json!({ "name": "help", "reply_to": "jarvis/reply/caller/1" }));
+    assert_json(&caller.next("jarvis/reply/caller/1").json(), &json!({ "response": "Ask me" }));
+    let forbidden = json!({ "id": "help", "reply_to": "jarvis/reply/caller/2" });
+    caller.publish("jarvis/bridge/request/plugin/reload", forbidden);
+    caller.publish("jarvis/command/request", json!({ "name": "help", "reply_to": "jarvis/reply/caller/3" }));
+    caller.next("jarvis/reply/caller/3");
+    assert!(caller.waiting("jarvis/reply/caller/2").is_empty());
+    assert_eq!(bridge.end(Signal::TERM).code(), Some(0));
+    admin.expect("jarvis/bridge/state", json!({ "state": "offline" }));
+}
+
+#[test]
+fn a_wrong_password_is_told_and_no_reason_to_give_up() {
+    let Some(broker) = start() else { return };
+    let url = format!("mqtt://bridge:wrong@127.0.0.1:{}", broker.port);
+    let setup = Setup::new(&Broker::Embedded).set("MQTT__URL", &url);
+    let bridge = setup.launch(&["run"]);
+    let line = bridge.log.expect("no connection to the broker");
+    assert!(!line.contains("wrong@") && !bridge.output.text().contains("wrong"), "{line}");
+    assert_eq!(bridge.end(Signal::TERM).code(), Some(0));
 }
 
 /// The topics whose door is open for an account.
@@ -79,119 +119,34 @@ fn expected(side: impl Fn(&Door) -> &'static [&'static str], account: &str) -> B
     DOORS.iter().filter(|door| side(door).contains(&account)).map(|door| door.topic.to_owned()).collect()
 }
 
-/// A running Mosquitto; ends with this value.
-struct Broker {
-    process: Child,
-    port: u16,
-    _directory: tempfile::TempDir,
+/// Which topics of all doors reach a listener when a speaker publishes there.
+fn heard(speaker: &Client, listener: (&Client, &str), bridge: &Client) -> BTreeSet<String> {
+    DOORS.iter().for_each(|door| speaker.publish(door.topic, "x"));
+    speaker.confirmed();
+    // The broker keeps the order, so this comes behind all that comes.
+    let (listener, name) = listener;
+    let end = format!("jarvis/reply/{name}/end");
+    bridge.publish(&end, "x");
+    listener.next(&end);
+    let heard = DOORS.iter().filter(|door| !listener.waiting(door.topic).is_empty());
+    heard.map(|door| door.topic.to_owned()).collect()
 }
 
-impl Broker {
-    /// Starts one, or says that there is none to start.
-    fn start() -> Option<Self> {
-        let Some(program) = find_mosquitto() else {
-            assert!(std::env::var_os("CI").is_none(), "mosquitto is not installed");
-            eprintln!("skipped: mosquitto is not installed");
-            return None;
-        };
-        let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = write_config(directory.path(), port);
-        let mut process = Command::new(program).arg("-c").arg(config).stderr(Stdio::piped()).spawn().unwrap();
-        let log = lines_of(process.stderr.take().unwrap());
-        let broker = Self { process, port, _directory: directory };
-        wait_for(&log, |line| line.ends_with(" running"));
-        Some(broker)
-    }
-
-    /// A client program with the address of this broker. MQTT 5, so that a refusal is told.
-    fn client(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.args(["-V", "5", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        command
-    }
-
-    /// Publishes and waits for the broker's acknowledgement, which says yes or no; we look at what arrives.
-    fn publish(&self, account: &str, topic: &str, more: &[&str]) {
-        let mut client = self.client("mosquitto_pub");
-        client.args(["-u", account, "-P", account, "-q", "1", "-t", topic, "-m", topic]).args(more);
-        client.stderr(Stdio::null()).status().unwrap();
-    }
-
-    /// Subscribes an account to everything it may read. Comes back when the subscription is in force.
-    fn subscribe(&self, account: &str) -> Subscriber {
-        let ready = format!("jarvis/reply/{account}/ready");
-        self.publish("bridge", &ready, &["-r"]);
-        let mut client = self.client("mosquitto_sub");
-        client.args(["-u", account, "-P", account, "-q", "1", "-t", "#", "-F", "%t"]);
-        let mut process = client.stdout(Stdio::piped()).spawn().unwrap();
-        let topics = lines_of(process.stdout.take().unwrap());
-        let subscriber = Subscriber { process, topics };
-        wait_for(&subscriber.topics, |line| line == ready);
-        subscriber
-    }
-
-    /// Which topics of all doors reach an account when the bridge publishes there.
-    fn topics_read_by(&self, account: &str) -> BTreeSet<String> {
-        let subscriber = self.subscribe(account);
-        DOORS.iter().for_each(|door| self.publish("bridge", door.topic, &[]));
-        self.received(&subscriber, account)
-    }
-
-    /// Which topics of all doors let through what an account publishes.
-    fn topics_written_by(&self, account: &str) -> BTreeSet<String> {
-        let subscriber = self.subscribe("bridge");
-        DOORS.iter().for_each(|door| self.publish(account, door.topic, &[]));
-        self.received(&subscriber, "bridge")
-    }
-
-    /// What came in before a last message that surely comes in: the broker keeps the order.
-    fn received(&self, subscriber: &Subscriber, account: &str) -> BTreeSet<String> {
-        let end = format!("jarvis/reply/{account}/end");
-        self.publish("bridge", &end, &[]);
-        let topics = wait_for(&subscriber.topics, |line| line == end);
-        topics.into_iter().filter(|topic| !topic.ends_with("/ready")).collect()
-    }
+/// A Mosquitto with the shipped files, and a password for every account; nothing where none is installed.
+fn start() -> Option<Mosquitto> {
+    // One that says that it is missing, or fails where it must not be.
+    drop(Mosquitto::start()?);
+    let started = (0..5).find_map(|_| Mosquitto::start_with(free_port(), configure));
+    Some(started.expect("mosquitto does not start with the shipped files"))
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        end(&mut self.process);
-    }
-}
-
-/// A running `mosquitto_sub` and the topics it has printed; ends with this value.
-struct Subscriber {
-    process: Child,
-    topics: mpsc::Receiver<String>,
-}
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        end(&mut self.process);
-    }
-}
-
-fn end(process: &mut Child) {
-    // Both fail only where the process has ended by itself.
-    let _ = process.kill();
-    let _ = process.wait();
-}
-
-/// Debian puts it where an ordinary user's PATH does not lead.
-fn find_mosquitto() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    directories.map(|directory| directory.join("mosquitto")).find(|program| program.is_file())
-}
-
-/// The shipped files with the paths and the port of this test, and a password for every account.
-fn write_config(directory: &Path, port: u16) -> PathBuf {
+/// The shipped files with the paths of this test; the port is another line's.
+fn configure(directory: &Path) -> String {
     let read = |name: &str| fs::read_to_string(Path::new(DOCKER).join(name)).unwrap();
     let place = |name: &str| directory.join(name).display().to_string();
     let mut config = read("mosquitto.conf");
     for (shipped, ours) in [
-        ("listener 1883", format!("listener {port} 127.0.0.1")),
+        ("listener 1883", String::new()),
         ("/mosquitto/data/passwords", place("passwords")),
         ("/mosquitto/config/mosquitto.acl", place("mosquitto.acl")),
         ("/mosquitto/data/", format!("{}/", directory.display())),
@@ -199,35 +154,11 @@ fn write_config(directory: &Path, port: u16) -> PathBuf {
         assert!(config.contains(shipped), "docker/mosquitto.conf no longer has `{shipped}`");
         config = config.replace(shipped, &ours);
     }
-    // Started by root, it would change to an account that may not read this directory.
-    config.push_str("user root\n");
-    fs::write(directory.join("mosquitto.conf"), config).unwrap();
     fs::write(directory.join("mosquitto.acl"), read("mosquitto.acl")).unwrap();
     let accounts: String = ACCOUNTS.iter().map(|account| format!("{account}:{account}\n")).collect();
     fs::write(directory.join("passwords"), accounts).unwrap();
     let hashed =
         Command::new("mosquitto_passwd").arg("-U").arg(directory.join("passwords")).status().unwrap();
     assert!(hashed.success());
-    directory.join("mosquitto.conf")
-}
-
-/// What a process prints, line by line, read by a thread of its own until it ends.
-fn lines_of(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let output = BufReader::new(output);
-    let (sender, receiver) = mpsc::channel();
-    // Goes on reading when nobody listens any more, or the process would stall on a full pipe.
-    thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-    receiver
-}
-
-/// The lines before the one that is waited for.
-fn wait_for(lines: &mpsc::Receiver<String>, is_it: impl Fn(&str) -> bool) -> Vec<String> {
-    let mut before = Vec::new();
-    loop {
-        match lines.recv_timeout(PATIENCE) {
-            Ok(line) if is_it(&line) => return before,
-            Ok(line) => before.push(line),
-            Err(error) => panic!("{error}, after {before:?}"),
-        }
-    }
+    config
 }

@@ -2,11 +2,12 @@
 
 use std::{
     net::TcpListener,
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Once},
 };
 
-use super::program::{Lines, Process, program, say};
+use super::program::{Process, program, say};
 
 /// A broker for one test.
 #[derive(Clone)]
@@ -50,17 +51,20 @@ impl Mosquitto {
 
     /// Starts one on this port; nothing where that is taken.
     pub(crate) fn start_on(port: u16) -> Option<Self> {
+        let settings = "allow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 1000000\n";
+        Self::start_with(port, |_| settings.into())
+    }
+
+    /// Starts one on this port with a configuration that may have files of its own beside it.
+    pub(crate) fn start_with(port: u16, configure: impl FnOnce(&Path) -> String) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("mosquitto.conf");
-        let settings = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nuser root\n\
-             max_queued_messages 1000000\n"
-        );
-        std::fs::write(&file, settings).unwrap();
+        let settings = configure(directory.path());
+        // Started by root, it would change to an account that may not read this directory.
+        std::fs::write(&file, format!("user root\nlistener {port} 127.0.0.1\n{settings}")).unwrap();
         let mut command = Command::new(program("mosquitto")?);
         let mut process = Process::start(command.arg("-c").arg(file).stderr(Stdio::piped()));
-        let log: Lines = process.stderr();
-        log.find(" running")?;
+        process.stderr().find(" running")?;
         Some(Self { _process: process, _directory: directory, port })
     }
 }

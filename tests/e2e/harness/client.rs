@@ -104,8 +104,18 @@ impl Message {
 impl Client {
     /// A client of MQTT 5; comes back when it has subscribed to everything.
     pub(crate) fn v5(port: u16) -> Self {
-        use rumqttc::v5::{Event, Incoming, MqttOptions, mqttbytes::QoS};
-        let mut options = MqttOptions::new(fresh_name(), "127.0.0.1", port);
+        Self::connect_v5(rumqttc::v5::MqttOptions::new(fresh_name(), "127.0.0.1", port))
+    }
+
+    /// The same with an account whose password is its name.
+    pub(crate) fn account(port: u16, name: &str) -> Self {
+        let mut options = rumqttc::v5::MqttOptions::new(fresh_name(), "127.0.0.1", port);
+        options.set_credentials(name, name);
+        Self::connect_v5(options)
+    }
+
+    fn connect_v5(mut options: rumqttc::v5::MqttOptions) -> Self {
+        use rumqttc::v5::{Event, Incoming, mqttbytes::QoS};
         options.set_max_packet_size(Some(u32::try_from(MAX_PACKET).unwrap()));
         options.set_outgoing_inflight_upper_limit(1_000).set_network_options(no_delay());
         let (client, mut connection) = rumqttc::v5::Client::new(options, QUEUE);
@@ -123,6 +133,7 @@ impl Client {
                         retain: publish.retain,
                         properties: publish.properties.unwrap_or_default(),
                     }),
+                    Ok(Event::Incoming(Incoming::PubAck(_))) => into.change(|heard| heard.confirmed += 1),
                     Ok(_) => {}
                     Err(error) => return into.change(|heard| heard.ended = Some(error.to_string())),
                 }
@@ -153,6 +164,7 @@ impl Client {
                         retain: publish.retain,
                         properties: PublishProperties::default(),
                     }),
+                    Ok(Event::Incoming(Incoming::PubAck(_))) => into.change(|heard| heard.confirmed += 1),
                     Ok(_) => {}
                     Err(error) => return into.change(|heard| heard.ended = Some(error.to_string())),
                 }
@@ -170,6 +182,9 @@ impl Client {
     /// Publishes as it says; MQTT 3.1.1 has no properties.
     pub(crate) fn send(&self, publish: Publish) {
         let Publish { topic, payload, qos, retain, properties } = publish;
+        if qos == 1 {
+            self.inbox.change(|heard| heard.sent += 1);
+        }
         match &self.sender {
             Sender::V5(client) => {
                 let qos = rumqttc::v5::mqttbytes::qos(qos).unwrap();
@@ -177,6 +192,12 @@ impl Client {
             }
             Sender::V3(client) => client.publish(topic, rumqttc::qos(qos).unwrap(), retain, payload).unwrap(),
         }
+    }
+
+    /// Waits until the broker has confirmed or refused everything that was sent at QoS 1.
+    pub(crate) fn confirmed(&self) {
+        let all = self.inbox.wait(PATIENCE, |heard| (heard.confirmed == heard.sent).then_some(()));
+        assert!(all.is_some(), "the broker does not confirm what it got");
     }
 
     /// Publishes to `jarvis/<path>` with a response topic of its own, and gives the envelope.
@@ -277,6 +298,9 @@ struct Inbox(Arc<(Mutex<Heard>, Condvar)>);
 struct Heard {
     messages: Vec<Message>,
     listening: bool,
+    /// QoS 1 messages sent, and those of them that the broker has confirmed or refused.
+    sent: u64,
+    confirmed: u64,
     ended: Option<String>,
 }
 
