@@ -158,18 +158,13 @@ fn mosquitto_sub_prints_what_every_channel_answers(broker: &Broker) {
     }
 }
 
-/// A bridge on a Mosquitto that outlives it.
-fn beside(mosquitto: &Mosquitto) -> Setup {
-    Setup::new(&Broker::Embedded).set("MQTT__URL", &format!("mqtt://127.0.0.1:{}", mosquitto.port))
-}
-
 #[test]
 fn what_was_sent_while_the_bridge_was_away_is_answered_when_its_plugins_are_ready() {
     let Some(mosquitto) = Mosquitto::start() else { return };
     let slow_to_start = "-- @commands light
         function on_startup() jarvis.sleep(0.5) ready = true end
         function on_command(cmd) return { ready = ready, text = cmd.args.text } end";
-    let jarvis = beside(&mosquitto).plugin("slow", slow_to_start).start();
+    let jarvis = Setup::beside(&mosquitto).plugin("slow", slow_to_start).start();
     let (status, setup, client) = jarvis.end(Signal::TERM);
     assert_eq!(status.code(), Some(0));
     client.expect("jarvis/bridge/state", json!({ "state": "offline" }));
@@ -189,7 +184,7 @@ fn online_means_that_requests_are_heard() {
     for _ in 0..5 {
         let Some(mosquitto) = Mosquitto::start() else { return };
         let client = Client::v5(mosquitto.port);
-        let setup = beside(&mosquitto).plugin(ALL.0, ALL.1);
+        let setup = Setup::beside(&mosquitto).plugin(ALL.0, ALL.1);
         let _jarvis = setup.launch(&["run"]);
         client.expect("jarvis/bridge/state", json!({ "state": "online" }));
         client.publish("jarvis/command/request", "light");
@@ -200,8 +195,8 @@ fn online_means_that_requests_are_heard() {
 #[test]
 fn two_bridges_share_a_broker_with_a_base_of_their_own() {
     let Some(mosquitto) = Mosquitto::start() else { return };
-    let first = beside(&mosquitto).plugin(ALL.0, ALL.1).start();
-    let setup = beside(&mosquitto).plugin(ALL.0, ALL.1).set("MQTT__BASE_TOPIC", "house/two/jarvis");
+    let first = Setup::beside(&mosquitto).plugin(ALL.0, ALL.1).start();
+    let setup = Setup::beside(&mosquitto).plugin(ALL.0, ALL.1).set("MQTT__BASE_TOPIC", "house/two/jarvis");
     let second = setup.launch(&["run"]);
     let request = || first.publish("house/two/jarvis/command/request", json!({ "id": 2, "name": "light" }));
     first.answered(request, "house/two/jarvis/command/response");

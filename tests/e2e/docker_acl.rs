@@ -71,9 +71,8 @@ fn nobody_gets_in_without_an_account() {
 #[test]
 fn a_phone_talks_to_an_assistant_through_a_bridge_with_an_account() {
     let Some(broker) = start() else { return };
-    let setup = Setup::new(&Broker::Embedded)
+    let setup = Setup::beside(&broker)
         .plugin("help", "-- @commands help\nfunction on_command(cmd) return { response = 'Ask me' } end")
-        .set("MQTT__URL", &format!("mqtt://127.0.0.1:{}", broker.port))
         .set("MQTT__USERNAME", "bridge")
         .set("MQTT__PASSWORD", "bridge")
         .set("CHAT__ASSISTANT", "external");

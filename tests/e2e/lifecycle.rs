@@ -7,13 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Bridge, Broker, Client, Mosquitto, Setup, free_port, on_each_broker};
 
-on_each_broker!(
-    a_signal_lets_what_runs_end,
-    an_endless_instruction_costs_its_own_call_only,
-    a_full_heap_costs_its_own_call_only,
-    a_worker_that_is_killed_comes_back,
-    a_thousand_commands_get_a_thousand_answers_in_order,
-);
+on_each_broker!(a_signal_lets_what_runs_end, a_thousand_commands_get_a_thousand_answers_in_order,);
 
 /// Says when it leaves; takes its time for `slow`.
 const LEAVES: (&str, &str) = (
@@ -54,77 +48,6 @@ fn a_signal_lets_what_runs_end(broker: &Broker) {
     }
 }
 
-fn an_endless_instruction_costs_its_own_call_only(broker: &Broker) {
-    let endless = r#"
--- @commands endless, after
-function on_command(cmd)
-  if cmd.name == "endless" then
-    jarvis.state.set("happened", true)
-    string.find(string.rep("a", 60), string.rep("a?", 60) .. string.rep("a", 60))
-  end
-  return { response = "after", happened = jarvis.state.get("happened", false) }
-end
-"#;
-    let jarvis = Bridge::start(broker, &[("endless", endless), LEAVES]);
-    jarvis.publish("jarvis/command/request/endless", "");
-    for _ in 0..20 {
-        jarvis.publish("jarvis/command/request/after", "");
-    }
-    // Its neighbour answers while it hangs.
-    assert_eq!(jarvis.run("quick", json!({}))["response"], "quick");
-    assert!(jarvis.waiting("jarvis/command/response/endless").is_empty());
-    let stopped = jarvis.expect("jarvis/command/response/endless", json!({ "code": "timeout" }));
-    let error = stopped["error"].as_str().unwrap();
-    assert!(error.contains("plugin `endless`") && error.contains("limits.hook_cpu_ms"), "{error}");
-    for _ in 0..20 {
-        let answer = jarvis.next("jarvis/command/response/after").json();
-        assert_eq!(
-            (&answer["status"], &answer["data"]["happened"]),
-            (&json!("ok"), &json!(false)),
-            "{answer}"
-        );
-    }
-}
-
-fn a_full_heap_costs_its_own_call_only(broker: &Broker) {
-    let hungry = r#"
--- @commands eat, rest
-function on_command(cmd)
-  if cmd.name == "rest" then return { response = "full" } end
-  local food = {}
-  for i = 1, math.huge do food[i] = string.rep("x", 1000) .. i end
-end
-"#;
-    let jarvis = Bridge::start(broker, &[("hungry", hungry)]);
-    for _ in 0..3 {
-        let answer = jarvis.ask("command/request/eat", "");
-        assert_eq!(answer["code"], "memory_limit", "{answer}");
-        assert!(answer["error"].as_str().unwrap().contains("limits.memory"), "{answer}");
-        assert_eq!(jarvis.run("rest", json!({}))["response"], "full");
-    }
-}
-
-fn a_worker_that_is_killed_comes_back(broker: &Broker) {
-    let jarvis = Bridge::start(broker, &[LEAVES]);
-    assert_eq!(jarvis.run("quick", json!({}))["runs"], 1);
-    let workers = children(jarvis.process_id());
-    assert_eq!(workers.len(), 1);
-    for worker in workers {
-        rustix::process::kill_process(worker, Signal::KILL).unwrap();
-    }
-    jarvis.log.expect("a plugin has a fresh worker");
-    assert_eq!(jarvis.run("quick", json!({}))["runs"], 2);
-}
-
-/// The processes that a process has started.
-fn children(parent: u32) -> Vec<rustix::process::Pid> {
-    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).unwrap();
-    let lists = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap());
-    let lists: Vec<String> = lists.collect();
-    let numbers = lists.iter().flat_map(|list| list.split_whitespace());
-    numbers.map(|number| rustix::process::Pid::from_raw(number.parse().unwrap()).unwrap()).collect()
-}
-
 fn a_thousand_commands_get_a_thousand_answers_in_order(broker: &Broker) {
     let count = r#"
 -- @commands count
@@ -141,15 +64,10 @@ function on_command(cmd) return { response = cmd.args.text, n = jarvis.state.inc
     }
 }
 
-/// A bridge on a Mosquitto that this test ends and starts itself.
-fn beside(mosquitto: &Mosquitto) -> Setup {
-    Setup::new(&Broker::Embedded).set("MQTT__URL", &format!("mqtt://127.0.0.1:{}", mosquitto.port))
-}
-
 #[test]
 fn a_message_whose_bridge_was_killed_is_answered_by_the_next_one() {
     let Some(mosquitto) = Mosquitto::start() else { return };
-    let jarvis = beside(&mosquitto).plugin(LEAVES.0, LEAVES.1).start();
+    let jarvis = Setup::beside(&mosquitto).plugin(LEAVES.0, LEAVES.1).start();
     jarvis.publish("jarvis/command/request/slow", "");
     jarvis.next("door/slow");
     let (setup, client) = jarvis.kill();
@@ -162,7 +80,7 @@ fn a_message_whose_bridge_was_killed_is_answered_by_the_next_one() {
 #[test]
 fn a_killed_bridge_is_said_to_be_offline() {
     let Some(mosquitto) = Mosquitto::start() else { return };
-    let jarvis = beside(&mosquitto).start();
+    let jarvis = Setup::beside(&mosquitto).start();
     let (_setup, client) = jarvis.kill();
     // The will is delayed by 10 s, so that a quick restart does not show.
     client.expect("jarvis/bridge/state", json!({ "state": "offline" }));
@@ -171,7 +89,7 @@ fn a_killed_bridge_is_said_to_be_offline() {
 #[test]
 fn a_broker_that_goes_and_comes_back_finds_the_bridge_again() {
     let Some(mosquitto) = Mosquitto::start() else { return };
-    let jarvis = beside(&mosquitto).plugin(LEAVES.0, LEAVES.1).start();
+    let jarvis = Setup::beside(&mosquitto).plugin(LEAVES.0, LEAVES.1).start();
     let port = mosquitto.port;
     drop(mosquitto);
     jarvis.log.expect("no connection to the broker");
@@ -233,7 +151,7 @@ function on_mqtt(m)
   jarvis.mqtt.publish("out/done", m.payload)
 end
 "#;
-    let jarvis = beside(&mosquitto).plugin("listener", listener).start();
+    let jarvis = Setup::beside(&mosquitto).plugin("listener", listener).start();
     for number in 1..=20 {
         jarvis.publish("in/x", number.to_string().as_str());
     }

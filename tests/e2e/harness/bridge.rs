@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    Broker, Client, Lines, Publish, directory,
+    Broker, Client, Lines, Mosquitto, Publish, directory,
     program::{self, Process},
 };
 
@@ -94,6 +94,11 @@ impl Setup {
         std::fs::create_dir(directory.path().join("plugins")).unwrap();
         let (environment, configuration) = (Vec::new(), String::new());
         Self { directory, broker: broker.clone(), environment, configuration }
+    }
+
+    /// The same on a Mosquitto that the test ends itself.
+    pub(crate) fn beside(mosquitto: &Mosquitto) -> Self {
+        Self::new(&Broker::Embedded).set("MQTT__URL", &format!("mqtt://127.0.0.1:{}", mosquitto.port))
     }
 
     /// With one more plugin; see [`super::plugin_source`].
