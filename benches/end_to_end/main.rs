@@ -59,6 +59,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(bridge: &Path, plan: &Plan) -> anyhow::Result<()> {
+    process::end_together()?;
     println!("{}", bridge.display());
     println!("medians of {} runs in turns; ratios are medians of neighbours' ratios", plan.rounds);
     if cfg!(debug_assertions) {
