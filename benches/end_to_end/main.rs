@@ -1,5 +1,6 @@
 //! The bridge end to end beside a bare echo client, in one run: throughput, latency, CPU time, memory, and what was
-//! lost. `cargo bench --bench end_to_end`; with `-- --quick` a few seconds of it.
+//! lost. `cargo bench --bench end_to_end`; with `-- --quick` a few seconds of it, with `-- --bridge FILE` of another
+//! build of the bridge, as before a change.
 //!
 //! Figures in one row were measured in turns, echo, bridge, echo, bridge, echo, within seconds of each other: the
 //! ratios travel to other machines and other days, the absolute figures do not.
@@ -13,7 +14,7 @@ mod process;
 mod report;
 mod wire;
 
-use std::{thread, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::{bail, ensure};
 
@@ -43,20 +44,24 @@ const STEADY: Pace = Pace::Open { per_second: 200 };
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
         ["--echo", name, address] => echo::serve(name, address, false),
         ["--echo-through-pipe", name, address] => echo::serve(name, address, true),
-        // Cargo says `--bench` where it measures, and nothing where it only tests that this runs.
-        flags if flags.contains(&"--quick") || !flags.contains(&"--bench") => measure(&QUICK),
-        _ => measure(&FULL),
+        flags => {
+            let other = flags.windows(2).find(|pair| pair[0] == "--bridge").map(|pair| pair[1]);
+            let bridge = Path::new(other.unwrap_or(env!("CARGO_BIN_EXE_jarvis-bridge")));
+            // Cargo says `--bench` where it measures, and nothing where it only tests that this runs.
+            let quick = flags.contains(&"--quick") || !flags.contains(&"--bench");
+            measure(bridge, if quick { &QUICK } else { &FULL })
+        }
     }
 }
 
-fn measure(plan: &Plan) -> anyhow::Result<()> {
-    println!(
-        "end to end: medians of {} runs in turns; ratios are medians of neighbours' ratios",
-        plan.rounds
-    );
+fn measure(bridge: &Path, plan: &Plan) -> anyhow::Result<()> {
+    process::end_together()?;
+    println!("{}", bridge.display());
+    println!("medians of {} runs in turns; ratios are medians of neighbours' ratios", plan.rounds);
     if cfg!(debug_assertions) {
         println!("this is a debug build: the figures say nothing");
     }
@@ -64,7 +69,7 @@ fn measure(plan: &Plan) -> anyhow::Result<()> {
         (Broker::Mosquitto, "Mosquitto, set_tcp_nodelay true"),
         (Broker::Embedded, "embedded broker, its CPU time left out"),
     ] {
-        match Parts::start(broker)? {
+        match Parts::start(broker, bridge)? {
             Some(parts) => measure_on(&parts, broker, name, plan)?,
             None => println!("\n{name}: not installed, left out"),
         }

@@ -53,7 +53,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Starts everything and waits until each has answered once. Nothing where the broker is not installed.
-    pub(crate) fn start(broker: Broker) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn start(broker: Broker, executable: &Path) -> anyhow::Result<Option<Self>> {
         // On a disk, since some requests are to be kept: the temporary directory may be memory.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let (mosquitto, url) = match broker {
@@ -64,7 +64,7 @@ impl Parts {
                 (Some(mosquitto), Some(format!("mqtt://{address}")))
             }
         };
-        let (bridge, address) = start_bridge(directory.path(), url.as_deref())?;
+        let (bridge, address) = start_bridge(executable, directory.path(), url.as_deref())?;
         let echo = start_echo("--echo", Subject::Echo, &address)?;
         let pipe = start_echo("--echo-through-pipe", Subject::Pipe, &address)?;
         let parts = Self { address, echo, pipe, bridge, _mosquitto: mosquitto, _directory: directory };
@@ -143,7 +143,7 @@ fn start_mosquitto(executable: &Path, directory: &Path) -> anyhow::Result<(Runni
 }
 
 /// Starts `jarvis-bridge run`; gives the address of the broker that it says it uses.
-fn start_bridge(directory: &Path, url: Option<&str>) -> anyhow::Result<(Running, String)> {
+fn start_bridge(executable: &Path, directory: &Path, url: Option<&str>) -> anyhow::Result<(Running, String)> {
     let (plugins, file) = (directory.join("plugins"), directory.join("settings.toml"));
     fs::create_dir(&plugins)?;
     fs::write(plugins.join("bench.lua"), plugin("bench", "bench, keep"))?;
@@ -152,7 +152,7 @@ fn start_bridge(directory: &Path, url: Option<&str>) -> anyhow::Result<(Running,
         fs::write(plugins.join(format!("{id}.lua")), plugin(&id, &id))?;
     }
     fs::write(&file, "[broker]\nlisten = \"127.0.0.1:0\"\n")?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jarvis-bridge"));
+    let mut command = Command::new(executable);
     command.arg("run").arg("--config").arg(file).arg("--plugins").arg(plugins);
     command.arg("--data-dir").arg(directory.join("data")).args(["--log-level", "warn"]);
     command.args(url.into_iter().flat_map(|url| ["--broker", url]));

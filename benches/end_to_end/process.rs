@@ -6,11 +6,13 @@ use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a process gets to end by itself.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -64,19 +66,43 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It fails only where the process has ended.
-            kill_process(pid, Signal::TERM).ok();
-        }
+        terminate_process(self.child.id());
         let asked = Instant::now();
         while asked.elapsed() < GOODBYE {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// Lets SIGTERM and SIGINT, which end this process without dropping anything, end its children too.
+pub(crate) fn end_together() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let [mut terminate, mut interrupt] = {
+        let _inside = runtime.enter();
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        children(std::process::id()).into_iter().for_each(terminate_process);
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+fn terminate_process(process: u32) {
+    if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // It fails only where the process has ended.
+        kill_process(pid, Signal::TERM).ok();
     }
 }
 
