@@ -89,8 +89,10 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
     let manager = manager(directory.path()).await?;
     let registry = manager.registry();
     let bare = Bare::load().map_err(|error| sendable(&error))?;
-    let result = bare.call(INPUT).map_err(|error| sendable(&error))?;
-    ensure!(result == through_worker(registry, "on_command", INPUT).await?, "the results differ");
+    // As values: Lua gives a table's fields in no order.
+    let result: Value = serde_json::from_str(&bare.call(INPUT).map_err(|error| sendable(&error))?)?;
+    let other: Value = serde_json::from_str(&through_worker(registry, "on_command", INPUT).await?)?;
+    ensure!(result == other, "the bare call gives {result}, the worker {other}");
 
     let (mut alone, mut worker, mut effect, mut load) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
