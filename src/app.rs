@@ -103,7 +103,9 @@ impl App {
     /// # Errors
     /// When their directory is there and cannot be read.
     pub async fn load(&self) -> anyhow::Result<()> {
-        self.plugins.scan().await.with_context(|| unreadable(self.plugins.directory()))
+        let directory = self.plugins.directory();
+        let unreadable = || format!("the plugin directory `{}` cannot be read", directory.display());
+        self.plugins.scan().await.with_context(unreadable)
     }
 
     /// The plugins.
@@ -348,8 +350,4 @@ fn bridge_config(config: &Config, connection: &mqtt::Config) -> bridge::Config {
         health_interval: config.bridge.health_interval,
         shown: config::show_json(config),
     }
-}
-
-fn unreadable(directory: &Path) -> String {
-    format!("the plugin directory `{}` cannot be read", directory.display())
 }

@@ -3,8 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{
-    EnvFilter, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _, reload,
-    util::SubscriberInitExt as _,
+    EnvFilter, filter::LevelFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 /// Dependencies that say at `info` and below what only their authors want to know.
@@ -27,28 +26,12 @@ pub enum TelemetryError {
     Taken,
 }
 
-/// Changes the level of a running log. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
-
-impl LogLevel {
-    /// Sets what is logged from now on.
-    ///
-    /// # Errors
-    /// When it is not a level; what was set before stays.
-    pub fn set(&self, level: &str) -> Result<(), TelemetryError> {
-        let filter = filter(level)?;
-        // Fails only after the subscriber has gone, and then nobody logs.
-        self.0.reload(filter).map_err(|_| TelemetryError::Taken)
-    }
-}
-
 /// Starts logging at a level such as `info` or `info,jarvis_bridge::mqtt=debug`.
 ///
 /// # Errors
 /// When it is not a level, or logging is already set up.
-pub fn init(level: &str) -> Result<LogLevel, TelemetryError> {
-    let (filter, handle) = reload::Layer::new(filter(level)?);
+pub fn init(level: &str) -> Result<(), TelemetryError> {
+    let filter = filter(level)?;
     let colours =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = fmt::layer().compact().with_writer(io::stderr).with_ansi(colours);
@@ -59,7 +42,7 @@ pub fn init(level: &str) -> Result<LogLevel, TelemetryError> {
     } else {
         registry.with(lines).try_init()
     };
-    started.map(|()| LogLevel(handle)).map_err(|_| TelemetryError::Taken)
+    started.map_err(|_| TelemetryError::Taken)
 }
 
 /// Says what is wrong with a level, without starting anything.

@@ -155,7 +155,7 @@ async fn from_assistant(
         Some(stop) => outcome = outcome.failed(cancelled(&stop)),
         None => {
             outcome.hear(call(desk, &message, &request.cause).await);
-            outcome.set_response(message.get("content").and_then(Value::as_str).map(str::to_owned));
+            outcome.set_response(text_of(&message));
         }
     }
     let Some(waiting) = asked.and_then(|id| desk.waiting_for(&id)) else { return Some(outcome) };
@@ -192,10 +192,12 @@ async fn filter_response(desk: &Desk, request: &Request, outcome: &mut Outcome, 
     outcome.note(filtered.failures);
     match filtered.stopped {
         Some(stop) => outcome.withhold(cancelled(&stop)),
-        None => {
-            outcome.set_response(filtered.message.get("content").and_then(Value::as_str).map(str::to_owned))
-        }
+        None => outcome.set_response(text_of(&filtered.message)),
     }
+}
+
+fn text_of(message: &Map<String, Value>) -> Option<String> {
+    message.get("content").and_then(Value::as_str).map(str::to_owned)
 }
 
 /// For an assistant core to answer.

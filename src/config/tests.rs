@@ -411,4 +411,12 @@ fn embedders_without_a_configuration_get_the_shipped_figures() {
     let config = Config::load(&sources).unwrap();
     assert_eq!(config.limits.plugin, crate::model::Limits::default());
     assert_eq!(config.mqtt.base_topic, crate::model::Topic::default());
+    let settings = crate::plugin::Settings::default();
+    assert_eq!(config.limits.max_timeout_ms, settings.max_timeout_ms);
+    assert_eq!(config.limits.max_memory, settings.max_memory);
+    let http = crate::effects::http::Config::default();
+    assert_eq!(
+        (config.http.timeout, config.http.max_timeout, config.http.max_body, config.http.redirects),
+        (http.timeout, http.max_timeout, http.max_body, http.redirects),
+    );
 }

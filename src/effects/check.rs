@@ -1,12 +1,7 @@
 //! The bridge's own look at what a worker wants. The worker has checked the same and told the plugin; what
 //! passes there and fails here comes from a worker that cannot be trusted any more.
 
-use crate::model::{
-    Filter, Limits, Permission, PluginId, Topic,
-    frame::Effect,
-    message::is_event_name,
-    permission::{is_request_filter, may_publish, may_subscribe},
-};
+use crate::model::{Limits, Rights, frame::Effect, message::is_event_name};
 
 /// Bytes of a state or configuration key.
 const MAX_KEY: usize = 256;
@@ -15,18 +10,12 @@ const MAX_KEY: usize = 256;
 ///
 /// # Errors
 /// A sentence that names the first one that must not be.
-pub fn check(
-    plugin: &PluginId,
-    may: &[Permission],
-    limits: &Limits,
-    base: &Topic,
-    effects: &[Effect],
-) -> Result<(), String> {
+pub fn check(rights: &Rights, limits: &Limits, effects: &[Effect]) -> Result<(), String> {
     let outputs = effects.iter().filter(|effect| is_output(effect)).count();
     if outputs > limits.outputs {
         return Err(format!("{outputs} emits and publishes in one call"));
     }
-    effects.iter().try_for_each(|effect| one(plugin, may, limits, base, effect))
+    effects.iter().try_for_each(|effect| one(rights, limits, effect))
 }
 
 /// Whether an effect leaves the bridge.
@@ -34,13 +23,7 @@ pub fn is_output(effect: &Effect) -> bool {
     matches!(effect, Effect::Emit { .. } | Effect::Publish(_) | Effect::Say(_))
 }
 
-fn one(
-    plugin: &PluginId,
-    may: &[Permission],
-    limits: &Limits,
-    base: &Topic,
-    effect: &Effect,
-) -> Result<(), String> {
+fn one(rights: &Rights, limits: &Limits, effect: &Effect) -> Result<(), String> {
     match effect {
         Effect::State { key, value } | Effect::Config { key, value } => {
             let size = key.len() + value.as_ref().map_or(0, |value| value.get().len());
@@ -51,8 +34,8 @@ fn one(
         }
         Effect::Emit { name, .. } if !is_event_name(name) => Err("an event with a bad name".into()),
         Effect::Emit { data, .. } if data.get().len() > limits.result => Err("an event too large".into()),
-        Effect::Publish(message) => publish(plugin, may, base, &message.topic),
-        Effect::Subscribe { filter, .. } => subscribe(plugin, may, base, filter),
+        Effect::Publish(message) => rights.check_publish(&message.topic),
+        Effect::Subscribe { filter, .. } => rights.check_subscribe(filter),
         Effect::Emit { .. }
         | Effect::Say(_)
         | Effect::On { .. }
@@ -60,36 +43,4 @@ fn one(
         | Effect::Timer { .. }
         | Effect::CancelTimer { .. } => Ok(()),
     }
-}
-
-/// Whether a plugin may publish to a topic.
-pub(super) fn publish(
-    plugin: &PluginId,
-    may: &[Permission],
-    base: &Topic,
-    topic: &Topic,
-) -> Result<(), String> {
-    let reserved = [format!("{base}/bridge/#"), format!("{base}/+/response/#")];
-    let matches = |text: &String| Filter::parse(text).is_ok_and(|filter| filter.matches(topic.as_str()));
-    if reserved.iter().any(matches) {
-        return Err(format!("`{plugin}` may not publish to `{topic}`: only the bridge itself speaks there"));
-    }
-    if may_publish(may, topic) {
-        return Ok(());
-    }
-    Err(format!("`{plugin}` may not publish to `{topic}`: add `mqtt.publish:{topic}` to its @permissions"))
-}
-
-fn subscribe(plugin: &PluginId, may: &[Permission], base: &Topic, filter: &Filter) -> Result<(), String> {
-    if is_request_filter(base, filter) {
-        return Err(format!(
-            "`{plugin}` may not subscribe to `{filter}`: requests go through the bridge's hooks"
-        ));
-    }
-    if may_subscribe(may, filter) {
-        return Ok(());
-    }
-    Err(format!(
-        "`{plugin}` may not subscribe to `{filter}`: add `mqtt.subscribe:{filter}` to its @permissions"
-    ))
 }

@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     model::{
-        Permission, PluginId, Topic,
+        Permission, PluginId, Rights, Topic,
         frame::{Effect, HttpRequest, Publish, Refusal},
     },
     store::{Commit, Space, Store, StoreError, Write},
@@ -43,6 +43,12 @@ impl Effects {
     #[must_use]
     pub fn new(http: HttpClient, store: Store, bus: Bus, base: Topic) -> Self {
         Self { http, store, bus, base }
+    }
+
+    /// The same for embedders: state in the given store, and nothing is published.
+    #[must_use]
+    pub fn without_bus(store: Store, http: http::Config, base: Topic) -> Self {
+        Self::new(HttpClient::new(http), store, Bus::nowhere(), base)
     }
 
     /// Where events, publishes and subscriptions go.
@@ -86,35 +92,28 @@ impl Effects {
     }
 
     /// `jarvis.sleep`; the worker has checked the length, here it is only bounded.
-    pub async fn sleep(&self, milliseconds: u64) -> Granted {
+    pub async fn sleep(&self, milliseconds: u64) -> Box<RawValue> {
         tokio::time::sleep(Duration::from_millis(milliseconds.min(5_000))).await;
-        Ok(null())
+        null()
     }
 
     /// `jarvis.mqtt.publish` with `{now = true}`.
     ///
     /// # Errors
     /// When the plugin may not.
-    pub async fn publish_now(
-        &self,
-        plugin: &PluginId,
-        may: &[Permission],
-        publish: Publish,
-        cause: &Cause,
-    ) -> Granted {
-        check::publish(plugin, may, &self.base, &publish.topic).map_err(Refusal::Mistake)?;
+    pub async fn publish_now(&self, rights: &Rights, publish: Publish, cause: &Cause) -> Granted {
+        rights.check_publish(&publish.topic).map_err(Refusal::Mistake)?;
         cause.spend(1).map_err(Refusal::Mistake)?;
         self.bus.publish(publish, cause).await;
         Ok(null())
     }
 
-    /// `jarvis.mqtt.get`: the last value seen on a topic within one of the plugin's own subscriptions.
-    ///
-    /// # Errors
-    /// When the plugin may not read that topic.
-    pub fn last_value(&self, plugin: &PluginId, topic: &str) -> Granted {
+    /// `jarvis.mqtt.get`: the last value seen on a topic within one of the plugin's own subscriptions, else
+    /// null.
+    #[must_use]
+    pub fn last_value(&self, plugin: &PluginId, topic: &str) -> Box<RawValue> {
         let value = self.bus.last_value(plugin, topic);
-        Ok(value.and_then(|payload| to_raw_value(&payload).ok()).unwrap_or_else(null))
+        value.and_then(|payload| to_raw_value(&payload).ok()).unwrap_or_else(null)
     }
 }
 
@@ -143,15 +142,6 @@ fn write(plugin: &PluginId, effect: &Effect) -> Option<Write> {
         | Effect::CancelTimer { .. } => return None,
     };
     Some(Write { plugin: plugin.clone(), space, key: key.clone(), value: value.clone() })
-}
-
-/// An [`Effects`] for embedders and single calls: state in the given store, nothing published.
-impl Effects {
-    /// Puts together doors of which the bus leads nowhere.
-    #[must_use]
-    pub fn without_bus(store: Store, http: http::Config, base: Topic) -> Self {
-        Self::new(HttpClient::new(http), store, Bus::nowhere(), base)
-    }
 }
 
 /// Shared by the modules of this room.

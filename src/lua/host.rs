@@ -17,7 +17,7 @@ use super::{
     limits::Limiter,
 };
 use crate::model::{
-    Filter, Limits, Permission,
+    Limits, Rights,
     frame::{About, Operation, Refusal, Request},
 };
 
@@ -25,11 +25,7 @@ use crate::model::{
 pub(super) struct Host {
     pub(super) about: About,
     pub(super) limits: Limits,
-    pub(super) permissions: Vec<Permission>,
-    /// What no plugin may publish to, whatever its permissions.
-    pub(super) no_publish: Vec<Filter>,
-    /// What no plugin may subscribe within, whatever its permissions.
-    pub(super) no_subscribe: Vec<Filter>,
+    pub(super) rights: Rights,
     pub(super) zone: Tz,
     pub(super) link: Rc<dyn Link>,
     pub(super) limiter: Rc<Limiter>,

@@ -21,7 +21,7 @@ use super::{
     sandbox,
 };
 use crate::model::{
-    ErrorCode, Failure, Filter,
+    ErrorCode, Failure, Rights, Topic,
     frame::{Call, Done, HOOKS, Load, Loaded, Outcome, Snapshot, Target},
 };
 
@@ -216,15 +216,11 @@ impl Vm {
 }
 
 fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String), BuildError> {
-    let base = &load.base_topic;
-    let no_publish = [format!("{base}/bridge/#"), format!("{base}/+/response/#")];
-    let no_subscribe = [format!("{base}/+/request/#")];
-    let parse = |filters: &[String]| filters.iter().map(|f| Filter::parse(f)).collect::<Result<Vec<_>, _>>();
+    let base = Topic::parse(&load.base_topic)?;
     let zone = if load.timezone.is_empty() { "UTC" } else { &load.timezone };
     let marker = sandbox::build_marker(lua).and_then(|marker| sandbox::name_null(lua).map(|()| marker));
     let host = Host {
-        no_publish: parse(&no_publish)?,
-        no_subscribe: parse(&no_subscribe)?,
+        rights: Rights::of(&load.about.id, load.permissions, &base)?,
         zone: zone.parse().map_err(|_| BuildError::TimeZone(zone.to_owned()))?,
         marker: marker.map_err(|error| BuildError::Sandbox(error.to_string()))?,
         limiter: Rc::new(Limiter::build(&load.limits, &load.chunk)),
@@ -232,7 +228,6 @@ fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String
         logs: api::log::LogGate::default(),
         about: load.about,
         limits: load.limits,
-        permissions: load.permissions,
         link,
         call: Cell::new(0),
         requests: Cell::new(0),

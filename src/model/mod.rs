@@ -7,6 +7,7 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod permission;
+pub mod rights;
 pub mod topic;
 
 pub use envelope::{Envelope, PluginResult, Status};
@@ -14,7 +15,15 @@ pub use failure::{ErrorCode, Failure};
 pub use id::PluginId;
 pub use limits::Limits;
 pub use permission::Permission;
+pub use rights::Rights;
 pub use topic::{Filter, Topic};
+
+/// The beginning of a text that came from outside, at most so many characters, safe to show.
+#[must_use]
+pub fn shown(text: &str, most: usize) -> String {
+    let safe = |character: char| if character.is_control() { '\u{fffd}' } else { character };
+    text.chars().take(most).map(safe).collect()
+}
 
 /// The time of now as every message bears it: RFC 3339, UTC, milliseconds.
 #[must_use]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::topic::{Filter, Topic};
+use super::topic::Filter;
 
 /// One permission, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,25 +82,6 @@ fn not_a_host(text: &str) -> String {
         "`{text}` is not a host: write a name or address without scheme and path, as in \
          `http:api.example.com`; put an IPv6 address in brackets"
     )
-}
-
-/// Whether a filter lies inside the bridge's own requests, which no plugin may subscribe to: they go through
-/// its hooks, and a second subscription to the same filter would take the bridge's own away (MQTT 5 §3.8.4).
-#[must_use]
-pub fn is_request_filter(base: &Topic, filter: &Filter) -> bool {
-    Filter::parse(&format!("{base}/+/request/#")).is_ok_and(|requests| requests.covers(filter))
-}
-
-/// Whether one of these permissions allows publishing to a topic.
-#[must_use]
-pub fn may_publish(permissions: &[Permission], topic: &Topic) -> bool {
-    permissions.iter().any(|p| matches!(p, Permission::Publish(filter) if filter.matches(topic.as_str())))
-}
-
-/// Whether one of these permissions allows subscribing to a filter.
-#[must_use]
-pub fn may_subscribe(permissions: &[Permission], wanted: &Filter) -> bool {
-    permissions.iter().any(|p| matches!(p, Permission::Subscribe(filter) if filter.covers(wanted)))
 }
 
 impl fmt::Display for Permission {

@@ -12,9 +12,8 @@ use super::{
     source::Source,
 };
 use crate::model::{
-    Filter, Limits, Permission, Topic,
+    Limits, Rights, Topic,
     frame::{About, Load, Snapshot},
-    permission::is_request_filter,
 };
 
 /// What the configuration says about plugins.
@@ -38,7 +37,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub(super) struct Blueprint {
     pub(super) manifest: Arc<Manifest>,
-    pub(super) permissions: Vec<Permission>,
+    pub(super) rights: Rights,
     pub(super) limits: Limits,
     pub(super) source: Source,
     config: BTreeMap<String, Box<RawValue>>,
@@ -55,12 +54,11 @@ impl Blueprint {
         let operator = settings.values.get(manifest.id.as_str());
         let operator: BTreeMap<String, Value> =
             operator.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-        refuse_requests(&manifest, &settings.base)?;
-        let permissions = manifest.permissions(&operator)?;
+        let rights = rights(&manifest, &operator, &settings.base)?;
         let values = manifest.config.iter().chain(&operator);
         let config = values.filter_map(|(key, value)| Some((key.clone(), to_raw_value(value).ok()?)));
         Ok(Self {
-            permissions,
+            rights,
             limits: limits(&manifest, settings),
             config: config.collect(),
             timezone: settings.timezone.clone(),
@@ -83,7 +81,7 @@ impl Blueprint {
             },
             chunk: self.source.file_name.clone(),
             source: self.source.text.clone(),
-            permissions: self.permissions.clone(),
+            permissions: self.rights.permissions().to_vec(),
             limits: self.limits.clone(),
             timezone: self.timezone.clone(),
             base_topic: self.base.to_string(),
@@ -97,18 +95,24 @@ impl Blueprint {
     }
 }
 
-/// Requests go through the hooks and to no subscription.
-fn refuse_requests(manifest: &Manifest, base: &Topic) -> Result<(), Vec<Fault>> {
-    let inside = manifest.subscribe.iter().filter(|filter| is_request_filter(base, filter));
-    let fault = |filter: &Filter| Fault {
-        file: manifest.file.clone(),
-        line: None,
-        message: format!(
-            "`@subscribe {filter}` lies inside `{base}/+/request/#`: requests go to the hooks only"
-        ),
-    };
-    let faults: Vec<Fault> = inside.map(fault).collect();
-    if faults.is_empty() { Ok(()) } else { Err(faults) }
+/// What the header asks for, with the operator's values in place. Requests go through the hooks and to no
+/// subscription.
+fn rights(
+    manifest: &Manifest,
+    operator: &BTreeMap<String, Value>,
+    base: &Topic,
+) -> Result<Rights, Vec<Fault>> {
+    let fault = |message| Fault { file: manifest.file.clone(), line: None, message };
+    let rights = Rights::of(manifest.id.as_str(), manifest.permissions(operator)?, base)
+        .map_err(|error| vec![fault(error.to_string())])?;
+    let inside =
+        manifest.subscribe.iter().filter_map(|filter| Some((filter, rights.requests_around(filter)?)));
+    let faults: Vec<Fault> = inside
+        .map(|(filter, requests)| {
+            fault(format!("`@subscribe {filter}` lies inside `{requests}`: requests go to the hooks only"))
+        })
+        .collect();
+    if faults.is_empty() { Ok(rights) } else { Err(faults) }
 }
 
 /// A header's wishes, as far as the configuration lets them count.

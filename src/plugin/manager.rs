@@ -21,7 +21,7 @@ use super::{
     files::{self, Found, Running},
     notice::Notice,
     registry::{Broken, Registry},
-    runner::Runner,
+    runner::{Newborn, Runner},
     shared::{Shared, State},
 };
 use crate::model::{ErrorCode, Failure, PluginId};
@@ -123,7 +123,7 @@ impl Manager {
             found => found?,
         };
         self.report_broken(&found);
-        let broken = found.broken.clone();
+        let present: BTreeSet<String> = found.plugins.keys().chain(found.broken.keys()).cloned().collect();
         let mut changed = Vec::new();
         for (file, blueprint) in found.plugins {
             match known.get_mut(&file) {
@@ -136,7 +136,7 @@ impl Manager {
                 _ => changed.push((file, blueprint)),
             }
         }
-        let gone = self.gone(&mut known, &broken, &changed);
+        let gone = gone(&mut known, &present, &changed);
         let unload = gone.now.iter().filter_map(|file| known.remove(file)).map(|old| old.id).collect();
         for (file, blueprint) in &changed {
             let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
@@ -169,32 +169,6 @@ impl Manager {
             }));
         }
         changes
-    }
-
-    /// Which known files are gone: at once where the file bears another id now, else after a grace.
-    fn gone(
-        &self,
-        known: &mut BTreeMap<String, Known>,
-        broken: &BTreeMap<String, Broken>,
-        changed: &[(String, Blueprint)],
-    ) -> Gone {
-        let mut gone = Gone { now: Vec::new(), waiting: false };
-        let now = Instant::now();
-        for (file, old) in known.iter_mut() {
-            let successor = changed.iter().find(|(name, _)| name == file);
-            let renamed = changed.iter().any(|(name, new)| name != file && new.manifest.id == old.id);
-            let exists = self.0.directory.join(file).symlink_metadata().is_ok();
-            if successor.is_some_and(|(_, new)| new.manifest.id != old.id) {
-                gone.now.push(file.clone());
-            } else if successor.is_some() || exists || broken.contains_key(file) {
-                old.vanished = None;
-            } else if renamed || now.duration_since(*old.vanished.get_or_insert(now)) >= VANISHED {
-                gone.now.push(file.clone());
-            } else {
-                gone.waiting = true;
-            }
-        }
-        gone
     }
 
     /// Says once what is odd in a header.
@@ -258,15 +232,15 @@ impl Manager {
     async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
         let (mailbox, mail) = mpsc::channel(blueprint.limits.mailbox);
         let (control, orders) = mpsc::channel(4);
-        let shared = Shared::new(blueprint.manifest.clone(), blueprint.permissions.clone(), mailbox, control);
+        let shared = Shared::new(
+            blueprint.manifest.clone(),
+            blueprint.rights.permissions().to_vec(),
+            mailbox,
+            control,
+        );
         self.registry().add(shared.clone());
-        let context = self.0.context.clone();
-        let born = async {
-            let mut newborn = Runner::bring_up(&blueprint, &context).await?;
-            newborn.start_up().await?;
-            Ok::<_, Failure>(newborn)
-        };
-        match born.await {
+        let context = &self.0.context;
+        match Newborn::start(&blueprint, context).await {
             Ok(newborn) => {
                 Actor::start(context.clone(), shared, blueprint, mail, orders, newborn).await;
                 Ok(())
@@ -394,6 +368,31 @@ fn running(known: &BTreeMap<String, Known>) -> Running {
 struct Gone {
     now: Vec<String>,
     waiting: bool,
+}
+
+/// Which known files are gone: at once where the file bears another id now or the id another file, else after
+/// a grace.
+fn gone(
+    known: &mut BTreeMap<String, Known>,
+    present: &BTreeSet<String>,
+    changed: &[(String, Blueprint)],
+) -> Gone {
+    let mut gone = Gone { now: Vec::new(), waiting: false };
+    let now = Instant::now();
+    for (file, old) in known.iter_mut() {
+        let successor = changed.iter().find(|(name, _)| name == file);
+        let renamed = changed.iter().any(|(name, new)| name != file && new.manifest.id == old.id);
+        if successor.is_some_and(|(_, new)| new.manifest.id != old.id) {
+            gone.now.push(file.clone());
+        } else if present.contains(file) {
+            old.vanished = None;
+        } else if renamed || now.duration_since(*old.vanished.get_or_insert(now)) >= VANISHED {
+            gone.now.push(file.clone());
+        } else {
+            gone.waiting = true;
+        }
+    }
+    gone
 }
 
 /// Waits until a plugin has ended; one that was never up has nothing to end. One whose publishes the broker

@@ -102,13 +102,13 @@ impl Runner {
     fn serve(&self, request: Request, cause: Cause) -> Answering {
         let (context, blueprint) = (self.context.clone(), self.blueprint.clone());
         Box::pin(async move {
-            let (id, may) = (&blueprint.manifest.id, &blueprint.permissions);
+            let (id, rights) = (&blueprint.manifest.id, &blueprint.rights);
             let effects = &context.effects;
             let result = match request.operation {
-                Operation::Http(wanted) => effects.fetch(id, may, wanted).await,
-                Operation::Sleep(milliseconds) => effects.sleep(milliseconds).await,
-                Operation::Publish(publish) => effects.publish_now(id, may, publish, &cause).await,
-                Operation::Get(topic) => effects.last_value(id, &topic),
+                Operation::Http(wanted) => effects.fetch(id, rights.permissions(), wanted).await,
+                Operation::Sleep(milliseconds) => Ok(effects.sleep(milliseconds).await),
+                Operation::Publish(publish) => effects.publish_now(rights, publish, &cause).await,
+                Operation::Get(topic) => Ok(effects.last_value(id, &topic)),
                 Operation::Command { name, args } => {
                     context.registry.command_from(id, &name, &args, &cause).await.map_err(refusal)
                 }
@@ -144,12 +144,18 @@ impl Runner {
 
     /// The bridge's own look at what a call wants done.
     pub(super) fn check(&self, effects: &[Effect]) -> Result<(), String> {
-        let Blueprint { permissions, limits, .. } = &*self.blueprint;
-        crate::effects::check(self.id(), permissions, limits, self.context.effects.base(), effects)
+        crate::effects::check(&self.blueprint.rights, &self.blueprint.limits, effects)
     }
 }
 
 impl Newborn {
+    /// Brings a worker up and calls its `on_startup`.
+    pub(super) async fn start(blueprint: &Arc<Blueprint>, context: &Arc<Context>) -> Result<Self, Failure> {
+        let mut newborn = Runner::bring_up(blueprint, context).await?;
+        newborn.start_up().await?;
+        Ok(newborn)
+    }
+
     /// Calls `on_startup` on the state as it is now; what it wants done is held.
     pub(super) async fn start_up(&mut self) -> Result<(), Failure> {
         if !self.hooks.iter().any(|hook| hook == "on_startup") {

@@ -15,7 +15,7 @@ use super::{
     job::{Aim, Flight},
     mail::Step,
     perform::Performance,
-    runner::{Newborn, Runner, blame, describe},
+    runner::{Newborn, blame, describe},
     shared::State,
 };
 use crate::{
@@ -68,7 +68,7 @@ impl Actor {
             if !self.pause(pause).await {
                 return;
             }
-            match self.fresh().await {
+            match Newborn::start(&self.blueprint, &self.context).await {
                 Ok(newborn) => {
                     self.take_over(newborn).await;
                     tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
@@ -96,12 +96,6 @@ impl Actor {
             }
         }
         self.order.is_none()
-    }
-
-    async fn fresh(&mut self) -> Result<Newborn, Failure> {
-        let mut newborn = Runner::bring_up(&self.blueprint, &self.context).await?;
-        newborn.start_up().await?;
-        Ok(newborn)
     }
 
     /// Calls that were written and not answered go back to the front of the queue. Handlers are numbered in
@@ -154,7 +148,7 @@ impl Actor {
     fn announce(&self, hooks: Vec<String>) {
         let mut facts = self.shared.facts();
         facts.manifest = self.blueprint.manifest.clone();
-        facts.permissions.clone_from(&self.blueprint.permissions);
+        facts.permissions = self.blueprint.rights.permissions().to_vec();
         facts.hooks = hooks.into_iter().collect();
         facts.state = State::Ready;
         drop(facts);

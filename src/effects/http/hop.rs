@@ -218,8 +218,5 @@ fn without_query(text: &str) -> String {
 
 /// The beginning of a text, safe to show in an error.
 pub(super) fn shortened(text: &str) -> String {
-    text.chars()
-        .take(120)
-        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
-        .collect()
+    crate::model::shown(text, 120)
 }

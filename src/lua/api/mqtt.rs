@@ -13,7 +13,6 @@ use crate::{
         Filter, Topic,
         frame::{Effect, Operation, Publish},
         message::Payload,
-        permission::{may_publish, may_subscribe},
     },
 };
 
@@ -27,7 +26,7 @@ pub(super) const FUNCTIONS: &[Entry] = &[
 fn publish(call: &Invocation<'_>) -> Answer {
     let topic = topic(call)?;
     let host = call.host;
-    check_publish(call, &topic)?;
+    call.host.rights.check_publish(&topic).map_err(Problem::mistake)?;
     let payload = payload(call, &topic)?;
     let options = call.options(2, &["qos", "retain", "now"])?;
     let (qos, retain) = (options.qos()?, options.switch("retain", false)?);
@@ -51,7 +50,7 @@ fn subscribe(call: &Invocation<'_>) -> Answer {
     let function = call.function(1, "what to call")?;
     let options = call.options(2, &["qos", "retained"])?;
     let (qos, retained) = (options.qos()?, options.switch("retained", true)?);
-    check_subscribe(call, &filter)?;
+    call.host.rights.check_subscribe(&filter).map_err(Problem::mistake)?;
     let name = filter.as_str().to_owned();
     let handler = Handler { function, kind: HandlerKind::Subscription, name, once: false };
     let effect = |handler| Effect::Subscribe { handler, filter, qos, retained };
@@ -80,37 +79,6 @@ fn get(call: &Invocation<'_>) -> Answer {
 
 fn topic(call: &Invocation<'_>) -> Result<Topic, Problem> {
     Topic::parse(&call.text(0, "the topic")?).map_err(|error| Problem::mistake(error.to_string()))
-}
-
-fn check_publish(call: &Invocation<'_>, topic: &Topic) -> Result<(), Problem> {
-    let (host, plugin) = (call.host, &call.host.about.id);
-    if let Some(filter) = host.no_publish.iter().find(|filter| filter.matches(topic.as_str())) {
-        return Err(Problem::mistake(format!(
-            "plugin `{plugin}` may not publish to `{topic}`: only the bridge publishes to `{filter}`"
-        )));
-    }
-    if may_publish(&host.permissions, topic) {
-        return Ok(());
-    }
-    Err(Problem::mistake(format!(
-        "plugin `{plugin}` may not publish to `{topic}`: add `mqtt.publish:{topic}` to its @permissions"
-    )))
-}
-
-fn check_subscribe(call: &Invocation<'_>, filter: &Filter) -> Result<(), Problem> {
-    let (host, plugin) = (call.host, &call.host.about.id);
-    if let Some(closed) = host.no_subscribe.iter().find(|closed| closed.covers(filter)) {
-        return Err(Problem::mistake(format!(
-            "plugin `{plugin}` may not subscribe to `{filter}`: what comes in on `{closed}` is for the bridge, \
-             use a hook such as on_command"
-        )));
-    }
-    if may_subscribe(&host.permissions, filter) {
-        return Ok(());
-    }
-    Err(Problem::mistake(format!(
-        "plugin `{plugin}` may not subscribe to `{filter}`: add `mqtt.subscribe:{filter}` to its @permissions"
-    )))
 }
 
 /// Strings go out as they are, tables as JSON, numbers and booleans as Lua prints them.

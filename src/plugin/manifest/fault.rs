@@ -70,8 +70,7 @@ impl Faults {
 /// The beginning of a text, safe to show in an error.
 pub(super) fn shortened(text: &str) -> String {
     const MOST: usize = 80;
-    let safe = |character: char| if character.is_control() { '\u{fffd}' } else { character };
-    let mut short: String = text.chars().take(MOST).map(safe).collect();
+    let mut short = crate::model::shown(text, MOST);
     if text.chars().nth(MOST).is_some() {
         short.push('…');
     }
