@@ -63,12 +63,16 @@ pub struct Failure {
     pub code: ErrorCode,
     /// A sentence that names the plugin, and its line where there is one.
     pub message: String,
+    /// Where in the plugin it came from, one call of the stack a line as Lua's `debug.traceback` writes them, the
+    /// innermost first; empty where nothing is known. For who looks after the plugin, never for who asked it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub traceback: String,
 }
 
 impl Failure {
     /// Joins a code and its sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), traceback: String::new() }
     }
 }
 

@@ -21,6 +21,10 @@ pub struct Limits {
     pub nodes: usize,
     /// Emits and publishes in one hook call.
     pub outputs: usize,
+    /// HTTP requests in one hook call.
+    pub http: usize,
+    /// All that one hook call waits for in all: `http`, `sleep`, `command`, `mqtt.get` and the like.
+    pub requests: usize,
     /// Log lines a second.
     pub logs_per_second: u32,
     /// All state keys and values together, in bytes.
@@ -46,6 +50,8 @@ impl Default for Limits {
             depth: 32,
             nodes: 20_000,
             outputs: 64,
+            http: 32,
+            requests: 1_000,
             logs_per_second: 50,
             state: 1 << 20,
             handlers: 64,

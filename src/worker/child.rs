@@ -310,7 +310,7 @@ mod tests {
             "chunk": "p.lua", "source": source, "permissions": [], "timezone": "UTC", "base_topic": "jarvis",
             "limits": {
                 "cpu_ms": 250, "wall_ms": 5000, "total_ms": 60000, "memory": 16 << 20, "result": 262_144, "depth": 32,
-                "nodes": 20000, "outputs": 64, "logs_per_second": 50, "state": 1 << 20, "handlers": 64, "timers": 64,
+                "nodes": 20000, "outputs": 64, "http": 32, "requests": 1000, "logs_per_second": 50, "state": 1 << 20, "handlers": 64, "timers": 64,
                 "mailbox": 256
             },
             "snapshot": {"state": {"a": 1}, "config": {}, "overrides": {}}
