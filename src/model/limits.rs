@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The most bytes that the effects of one call may take. It bounds what a call can pile up outside of the Lua heap, and
+/// how long the bridge, which reads them in one piece, is busy with one plugin; who wants more is refused the effect.
+pub const MAX_EFFECTS: usize = 4 << 20;
+/// What an effect counts besides its texts, about as much as its JSON and its place in memory take.
+pub const EFFECT_OVERHEAD: usize = 96;
+
 /// The limits of one plugin, as they hold for it after its header and the configuration were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -35,6 +41,15 @@ pub struct Limits {
     pub timers: usize,
     /// Messages that wait for the plugin.
     pub mailbox: usize,
+}
+
+impl Limits {
+    /// The longest frame that a worker has a reason to send: the effects of a call and its result. What names and
+    /// escapes add, and a request with a body, fit into the rest.
+    #[must_use]
+    pub fn frame(&self) -> usize {
+        MAX_EFFECTS + self.result + (1 << 20)
+    }
 }
 
 /// The figures of the shipped `config/default.toml`, for embedders that bring no configuration; a test of the

@@ -13,7 +13,7 @@ pub mod topic;
 pub use envelope::{Envelope, PluginResult, Status};
 pub use failure::{ErrorCode, Failure};
 pub use id::PluginId;
-pub use limits::Limits;
+pub use limits::{EFFECT_OVERHEAD, Limits, MAX_EFFECTS};
 pub use permission::Permission;
 pub use rights::Rights;
 pub use topic::{Filter, Topic};

@@ -11,9 +11,14 @@ pub const HEADER: usize = 4;
 /// Why bytes are no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// Longer than [`MAX_FRAME`].
-    #[error("a frame of {0} bytes, at most {MAX_FRAME} are allowed")]
-    TooLong(usize),
+    /// Longer than its reader or the pipe takes.
+    #[error("a frame of {length} bytes, at most {most} are allowed")]
+    TooLong {
+        /// What its header says.
+        length: usize,
+        /// What is allowed.
+        most: usize,
+    },
     /// Not the JSON that belongs there.
     #[error("a frame that is not understood: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -28,10 +33,10 @@ pub fn encode(frame: &impl Serialize, buffer: &mut Vec<u8>) -> Result<(), FrameE
     buffer.extend_from_slice(&[0; HEADER]);
     let written = serde_json::to_writer(&mut *buffer, frame).map_err(FrameError::from).and_then(|()| {
         let length = buffer.len() - start - HEADER;
-        if length > MAX_FRAME { Err(FrameError::TooLong(length)) } else { Ok(length) }
+        if length > MAX_FRAME { Err(too_long(length, MAX_FRAME)) } else { Ok(length) }
     });
     let length = written.inspect_err(|_| buffer.truncate(start))?;
-    let header = u32::try_from(length).map_err(|_| FrameError::TooLong(length))?.to_le_bytes();
+    let header = u32::try_from(length).map_err(|_| too_long(length, MAX_FRAME))?.to_le_bytes();
     buffer[start..start + HEADER].copy_from_slice(&header);
     Ok(())
 }
@@ -42,13 +47,44 @@ pub fn encode(frame: &impl Serialize, buffer: &mut Vec<u8>) -> Result<(), FrameE
 /// # Errors
 /// When the frame is too long or not understood; the stream is then of no further use.
 pub fn decode<T: DeserializeOwned>(buffer: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
-    let Some((header, rest)) = buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let length = u32::from_le_bytes(*header) as usize;
-    if length > MAX_FRAME {
-        return Err(FrameError::TooLong(length));
+    decode_within(buffer, MAX_FRAME)
+}
+
+/// [`decode`] for a sender whose frames have no reason to be longer than `most`.
+///
+/// Hostile JSON costs a bounded time and little stack: values are skipped and not built where they stay text, and
+/// what is built is at most as deep as the frame's own types.
+///
+/// # Errors
+/// As for [`decode`]; a header that says too much is refused before anything behind it is read.
+pub fn decode_within<T: DeserializeOwned>(
+    buffer: &[u8],
+    most: usize,
+) -> Result<Option<(T, usize)>, FrameError> {
+    let Some((length, rest)) = header(buffer) else { return Ok(None) };
+    if length > most {
+        return Err(too_long(length, most));
     }
     let Some(text) = rest.get(..length) else { return Ok(None) };
     Ok(Some((serde_json::from_slice(text)?, HEADER + length)))
+}
+
+/// How many bytes are missing until the first frame of a buffer, or its header, is whole.
+#[must_use]
+pub fn missing(buffer: &[u8]) -> usize {
+    match header(buffer) {
+        Some((length, rest)) => length.saturating_sub(rest.len()),
+        None => HEADER.saturating_sub(buffer.len()),
+    }
+}
+
+fn header(buffer: &[u8]) -> Option<(usize, &[u8])> {
+    let (header, rest) = buffer.split_first_chunk::<HEADER>()?;
+    Some((u32::from_le_bytes(*header) as usize, rest))
+}
+
+fn too_long(length: usize, most: usize) -> FrameError {
+    FrameError::TooLong { length, most }
 }
 
 #[cfg(test)]
@@ -71,7 +107,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_it_is_read() {
         let header = u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes();
-        assert!(matches!(decode::<String>(&header), Err(FrameError::TooLong(_))));
+        assert!(matches!(decode::<String>(&header), Err(FrameError::TooLong { .. })));
     }
 
     #[test]

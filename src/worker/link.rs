@@ -1,7 +1,7 @@
 //! One worker as the bridge sees it: frames go in, events come out, in the order of the calls. It kills a
 //! worker that overruns, and one that says what it was not asked.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, time::Instant};
 
 use serde::Serialize;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -9,11 +9,11 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::{
     clock::{Clock, Overrun, TICK},
     frames::FrameError,
-    process::{Process, Spawner},
+    process::{Process, ReadError, Spawner},
 };
 use crate::model::{
     Limits,
-    frame::{Answer, Call, Done, FromWorker, Load, Loaded, LogLine, Request, Snapshot, ToWorker},
+    frame::{Answer, Call, Done, FromWorker, Load, Loaded, LogLine, Operation, Request, Snapshot, ToWorker},
 };
 
 /// Calls written ahead of their answers at most, so that a busy worker need not wait for its next one.
@@ -22,6 +22,12 @@ const AHEAD: usize = 16;
 const UNREAD: usize = 256 * 1024;
 /// The number that stands for running the source.
 const LOAD: u64 = 0;
+/// Bytes of a log line's text, and of its fields; the worker cuts both at 4 KiB.
+const MAX_LINE: usize = 8 * 1024;
+/// So many times more log lines than its limit come from a worker that does not keep it itself.
+const FLOOD: f64 = 10.0;
+/// Lines that may have waited in a pipe while the bridge did not read: 64 KiB of short ones.
+const IN_PIPE: f64 = 2_000.0;
 
 /// What a worker says.
 #[derive(Debug)]
@@ -55,11 +61,36 @@ pub enum Death {
 pub struct Link {
     process: Process,
     limits: Limits,
-    unanswered: VecDeque<u64>,
+    unanswered: VecDeque<Unanswered>,
     last_call: u64,
-    owed: Option<u64>,
+    owed: bool,
+    /// Where the last answer ends in what was written.
+    answered: u64,
+    asked: Asked,
+    lines: Lines,
     clock: Clock,
     ticker: Interval,
+}
+
+/// A call that was written; its place is where it ends in what was written.
+#[derive(Debug, Clone, Copy)]
+struct Unanswered {
+    number: u64,
+    place: u64,
+}
+
+/// What the oldest call has asked for so far.
+#[derive(Debug, Default)]
+struct Asked {
+    requests: usize,
+    http: usize,
+}
+
+/// The measure of a worker's log lines: a bucket that fills with time.
+#[derive(Debug)]
+struct Lines {
+    filled: Instant,
+    room: f64,
 }
 
 /// [`ToWorker::Call`] without giving the call away.
@@ -77,11 +108,21 @@ impl Link {
     pub async fn start(spawner: &Spawner, load: Load) -> io::Result<Self> {
         let mut process = spawner.spawn().await?;
         let limits = load.limits.clone();
-        process.writer.push(&ToWorker::Load(Box::new(load))).map_err(io::Error::other)?;
+        let place = process.writer.push(&ToWorker::Load(Box::new(load))).map_err(io::Error::other)?;
         let mut ticker = interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let unanswered = VecDeque::from([LOAD]);
-        Ok(Self { process, limits, unanswered, last_call: LOAD, owed: None, clock: Clock::default(), ticker })
+        Ok(Self {
+            process,
+            lines: Lines::new(&limits),
+            limits,
+            unanswered: VecDeque::from([Unanswered { number: LOAD, place }]),
+            last_call: LOAD,
+            owed: false,
+            answered: 0,
+            asked: Asked::default(),
+            clock: Clock::default(),
+            ticker,
+        })
     }
 
     /// Whether another call may be written now.
@@ -101,9 +142,9 @@ impl Link {
     /// # Errors
     /// When it does not fit into a frame; the worker then knows nothing of it.
     pub fn call(&mut self, call: &Call) -> Result<(), FrameError> {
-        self.process.writer.push(&Borrowed::Call(call))?;
+        let place = self.process.writer.push(&Borrowed::Call(call))?;
         self.last_call = call.number;
-        self.unanswered.push_back(call.number);
+        self.unanswered.push_back(Unanswered { number: call.number, place });
         Ok(())
     }
 
@@ -112,7 +153,7 @@ impl Link {
     /// # Errors
     /// When they do not fit into a frame.
     pub fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), FrameError> {
-        self.process.writer.push(&ToWorker::Snapshot(snapshot))
+        self.process.writer.push(&ToWorker::Snapshot(snapshot)).map(drop)
     }
 
     /// Answers the request that the running call waits for.
@@ -120,33 +161,39 @@ impl Link {
     /// # Errors
     /// When it does not fit into a frame; the worker still waits.
     pub fn answer(&mut self, answer: Answer) -> Result<(), FrameError> {
-        self.process.writer.push(&ToWorker::Answer(answer))?;
-        self.owed = None;
+        self.answered = self.process.writer.push(&ToWorker::Answer(answer))?;
+        self.owed = false;
         Ok(())
     }
 
-    /// The next thing the worker says. Cancel-safe.
+    /// The next thing the worker says. Cancel-safe, and it waits for no worker longer than the clock lets it: also
+    /// one that stops within a frame or does not read is looked at with every tick while it owes an answer.
+    ///
+    /// What it says comes before the clock, as an answer that is in the pipe counts. So a worker that never stops
+    /// talking could hold the clock off; but all that it may say has a bound of its own.
     ///
     /// # Errors
     /// The worker's death; it has no further events.
     pub async fn event(&mut self) -> Result<Event, Death> {
+        let most = self.limits.frame();
         loop {
             tokio::select! {
                 biased;
-                frame = self.process.reader.next() => match frame {
+                frame = self.process.reader.next(most) => return match frame {
                     Ok(frame) => match self.expected(frame) {
-                        Ok(event) => return Ok(event),
-                        Err(reason) => return Err(self.end(reason).await),
+                        Ok(event) => Ok(event),
+                        Err(reason) => Err(self.end(reason).await),
                     },
-                    Err(super::process::ReadError::Closed) => {
-                        return Err(Death::Ended(self.process.end().await));
-                    }
-                    Err(garbage) => return Err(self.end(garbage.to_string()).await),
+                    Err(ReadError::Closed) => Err(self.closed("output").await),
+                    Err(garbage) => Err(self.end(garbage.to_string()).await),
                 },
                 () = self.process.writer.progress(), if self.process.writer.pending() > 0 => {}
                 _ = self.ticker.tick(), if !self.unanswered.is_empty() => {
+                    if self.process.writer.is_broken() {
+                        return Err(self.closed("input").await);
+                    }
                     if let Some(overrun) = self.overrun() {
-                        self.process.end().await;
+                        self.process.kill().await;
                         return Err(Death::Overran(overrun));
                     }
                 }
@@ -154,37 +201,124 @@ impl Link {
         }
     }
 
+    /// Bytes of memory that are set aside for what it says.
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.process.reader.reserved()
+    }
+
     /// Ends the worker for a reason of the caller's.
     pub async fn end(&mut self, reason: String) -> Death {
-        self.process.end().await;
+        self.process.kill().await;
         Death::Garbage(reason)
     }
 
-    fn overrun(&mut self) -> Option<Overrun> {
-        let oldest = *self.unanswered.front()?;
-        self.clock.tick(oldest, self.owed.is_some(), self.process.id(), &self.limits)
+    /// The worker has closed a pipe: that is how one ends, and no way to live.
+    async fn closed(&mut self, which: &str) -> Death {
+        let last_words = self.process.ended().await;
+        match last_words.killed {
+            true => Death::Garbage(format!("it closed its {which} and went on")),
+            false => Death::Ended(last_words.how),
+        }
     }
 
-    /// Takes only what was asked for: answers in the order of the calls, requests from the running one.
+    fn overrun(&mut self) -> Option<Overrun> {
+        let oldest = self.unanswered.front()?.number;
+        self.clock.tick(oldest, self.owed, self.process.id(), &self.limits)
+    }
+
+    /// Takes only what was asked for: answers in the order of the calls, requests from the running one. A worker has
+    /// one thread: while it waits for an answer, and before it has read what it was told last, it has nothing to say.
     fn expected(&mut self, frame: FromWorker) -> Result<Event, String> {
-        let running = self.unanswered.front().copied();
+        let Some(&running) = self.unanswered.front() else {
+            return Err(match frame {
+                FromWorker::Log(_) => "it wrote to the log while no call of it ran",
+                FromWorker::Request(_) => "it asked for something while no call of it ran",
+                FromWorker::Loaded(_) => "it said twice that it was loaded",
+                FromWorker::Done(_) => "it answered a call that nobody made",
+            }
+            .into());
+        };
+        if self.owed {
+            return Err("it went on while it waited for an answer".into());
+        }
+        let writer = &self.process.writer;
+        if !writer.has_written(running.place) || !writer.has_written(self.answered) {
+            return Err("it went on before it had read what it was told".into());
+        }
         match frame {
-            FromWorker::Log(line) => Ok(Event::Log(line)),
-            FromWorker::Request(request) if running == Some(request.call) && self.owed.is_none() => {
-                self.owed = Some(request.number);
+            FromWorker::Log(line) => {
+                self.lines.take(&line, &self.limits)?;
+                Ok(Event::Log(line))
+            }
+            FromWorker::Request(request) if running.number == request.call => {
+                self.asked.count(&request.operation, &self.limits)?;
+                self.owed = true;
                 Ok(Event::Request(request))
             }
-            FromWorker::Loaded(loaded) if running == Some(LOAD) && self.owed.is_none() => {
-                self.unanswered.pop_front();
+            FromWorker::Loaded(loaded) if running.number == LOAD => {
+                self.has_answered();
                 Ok(Event::Loaded(loaded))
             }
-            FromWorker::Done(done) if running == Some(done.call) && self.owed.is_none() => {
-                self.unanswered.pop_front();
+            FromWorker::Done(done) if running.number == done.call => {
+                self.has_answered();
                 Ok(Event::Done(done))
             }
-            FromWorker::Request(_) => Err("it asked for something while no call of it ran".into()),
+            FromWorker::Request(_) => {
+                Err("it asked for something on behalf of a call that does not run".into())
+            }
             FromWorker::Loaded(_) => Err("it said twice that it was loaded".into()),
             FromWorker::Done(_) => Err("it answered a call that was not its oldest".into()),
         }
+    }
+
+    fn has_answered(&mut self) {
+        self.unanswered.pop_front();
+        self.asked = Asked::default();
+    }
+}
+
+impl Asked {
+    /// The worker refuses its plugin what passes a limit; what comes here nevertheless is no plugin's doing.
+    fn count(&mut self, operation: &Operation, limits: &Limits) -> Result<(), String> {
+        self.requests += 1;
+        self.http += usize::from(matches!(operation, Operation::Http(_)));
+        let Limits { requests, http, .. } = *limits;
+        if self.requests > requests {
+            return Err(format!("it asked for more than {requests} things in one call (limits.requests)"));
+        }
+        if self.http > http {
+            return Err(format!("it sent more than {http} HTTP requests in one call (limits.http)"));
+        }
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn new(limits: &Limits) -> Self {
+        Self { filled: Instant::now(), room: Self::rate(limits) + IN_PIPE }
+    }
+
+    /// Counts a line.
+    fn take(&mut self, line: &LogLine, limits: &Limits) -> Result<(), String> {
+        let fields = line.fields.as_ref().map_or(0, |fields| fields.get().len());
+        if line.message.len() > MAX_LINE || fields > MAX_LINE {
+            return Err(format!("it wrote a log line of {} bytes", line.message.len() + fields));
+        }
+        let rate = Self::rate(limits);
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.filled, now)).as_secs_f64();
+        self.room = (self.room + passed * rate).min(rate + IN_PIPE) - 1.0;
+        match self.room < 0.0 {
+            true => Err(format!(
+                "it floods the log: it may write {} lines a second (limits.logs_per_second)",
+                limits.logs_per_second
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn rate(limits: &Limits) -> f64 {
+        FLOOD * f64::from(limits.logs_per_second.max(1))
     }
 }

@@ -6,6 +6,8 @@ mod clock;
 pub mod frames;
 mod link;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc as std_mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, BytesMut};
@@ -25,6 +25,13 @@ use crate::model::frame::FromWorker;
 
 /// A buffer that grew beyond this for one large frame is given back.
 const KEPT_BUFFER: usize = 64 * 1024;
+/// The buffer grows by this, or doubles, but never beyond the frame that is on its way: a header that promises much
+/// costs nothing until the bytes come.
+const CHUNK: usize = 16 * 1024;
+/// How long a worker whose pipe has closed may take to end by itself, so that its own reason is the one that is told.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a killed worker is waited for. One that is stuck in the kernel is reaped later.
+const DEATHBED: Duration = Duration::from_secs(2);
 
 /// Starts and reaps workers on a thread of its own: the parent-death signal of a worker fires when the
 /// *thread* that started it ends, so that thread must live as long as the bridge. Cheap to clone.
@@ -36,7 +43,34 @@ pub struct Spawner {
 #[derive(Debug)]
 enum Order {
     Spawn(oneshot::Sender<io::Result<Child>>),
-    Reap(Child, oneshot::Sender<ExitStatus>),
+    End(Dying),
+}
+
+/// A worker on its way out.
+#[derive(Debug)]
+struct Dying {
+    child: Child,
+    /// When it is killed; nothing once it was.
+    kill_at: Option<Instant>,
+    killed: bool,
+    reply: Option<oneshot::Sender<Ending>>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+struct Ending {
+    status: ExitStatus,
+    /// Whether it lived until it was killed for that.
+    killed: bool,
+}
+
+/// What an ended worker leaves.
+#[derive(Debug)]
+pub(super) struct LastWords {
+    /// Its signal or exit code and the last line it wrote, in a few words.
+    pub(super) how: String,
+    /// Whether it lived until it was killed for that.
+    pub(super) killed: bool,
 }
 
 impl Spawner {
@@ -68,9 +102,10 @@ impl Spawner {
     }
 }
 
-/// The thread's loop. It never waits for a worker: one that takes its time to die is asked again.
+/// The thread's loop. It never waits for a worker: one that takes its time to die is asked again, and starting one
+/// waits only until the kernel has taken up our own executable, before any code of a plugin is there.
 fn serve(executable: &PathBuf, queue: &std_mpsc::Receiver<Order>) {
-    let mut dying: Vec<(Child, Option<oneshot::Sender<ExitStatus>>)> = Vec::new();
+    let mut dying: Vec<Dying> = Vec::new();
     loop {
         let order = match dying.is_empty() {
             true => queue.recv().map_err(|_| std_mpsc::RecvTimeoutError::Disconnected),
@@ -80,28 +115,60 @@ fn serve(executable: &PathBuf, queue: &std_mpsc::Receiver<Order>) {
             Ok(Order::Spawn(reply)) => {
                 // Whoever asked and went away gets no worker: the child is dropped and reaped.
                 if let Err(Ok(child)) = reply.send(start(executable)) {
-                    dying.push((kill(child), None));
+                    dying.push(Dying::new(child, Instant::now(), None));
                 }
             }
-            Ok(Order::Reap(child, reply)) => dying.push((kill(child), Some(reply))),
+            Ok(Order::End(worker)) => dying.push(worker),
             Err(std_mpsc::RecvTimeoutError::Timeout) => {}
             Err(std_mpsc::RecvTimeoutError::Disconnected) => return,
         }
-        dying.retain_mut(|(child, reply)| match child.try_wait() {
-            Ok(None) => true,
-            Ok(Some(status)) => {
-                let _ = reply.take().map(|reply| reply.send(status));
-                false
-            }
-            Err(_) => false,
-        });
+        dying.retain_mut(Dying::lives);
     }
 }
 
-fn kill(mut child: Child) -> Child {
-    // It fails only where the child has ended already.
-    let _ = child.kill();
-    child
+impl Dying {
+    fn new(child: Child, kill_at: Instant, reply: Option<oneshot::Sender<Ending>>) -> Self {
+        Self { child, kill_at: Some(kill_at), killed: false, reply }
+    }
+
+    /// Looks after it once. False where there is nothing left to do.
+    fn lives(&mut self) -> bool {
+        let ended = has_ended(&self.child);
+        if !ended && self.kill_at.is_some_and(|kill_at| Instant::now() < kill_at) {
+            return true;
+        }
+        if self.kill_at.take().is_some() {
+            // Also where it has ended: it may have left children, and its number is taken until it is reaped.
+            self.kill();
+            self.killed = !ended;
+        }
+        match self.child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(status)) => {
+                let ending = Ending { status, killed: self.killed };
+                // Who asked may have given up.
+                let _ = self.reply.take().map(|reply| reply.send(ending));
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Kills it with all that it started: each worker leads a process group of its own.
+    fn kill(&mut self) {
+        let group = rustix::process::Pid::from_child(&self.child);
+        // Both fail only where nobody is left.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = self.child.kill();
+    }
+}
+
+/// Whether a child has ended, without reaping it.
+fn has_ended(child: &Child) -> bool {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // An error means that there is no such child any more.
+    waitid(WaitId::Pid(Pid::from_child(child)), options).map_or(true, |status| status.is_some())
 }
 
 fn start(executable: &PathBuf) -> io::Result<Child> {
@@ -135,8 +202,8 @@ impl Process {
         let output = child.stdout.take().ok_or_else(missing)?;
         Ok(Self {
             id: child.id(),
-            reader: Reader { pipe: pipe::Receiver::from_owned_fd(output.into())?, buffer: BytesMut::new() },
-            writer: Writer { pipe: pipe::Sender::from_owned_fd(input.into())?, pending: BytesMut::new() },
+            reader: Reader::over(pipe::Receiver::from_owned_fd(output.into())?),
+            writer: Writer::over(pipe::Sender::from_owned_fd(input.into())?),
             child: Some(child),
             spawner,
         })
@@ -146,32 +213,51 @@ impl Process {
         self.id
     }
 
-    /// Kills it where it still lives, and says in a few words how it ended.
-    pub(super) async fn end(&mut self) -> String {
-        let Some(mut child) = self.child.take() else { return "it has ended before".into() };
-        let mut last_words = child.stderr.take();
-        let (reply, status) = oneshot::channel();
-        if self.spawner.orders.send(Order::Reap(child, reply)).is_err() {
-            return "nobody knows how it ended".into();
+    /// Kills it.
+    pub(super) async fn kill(&mut self) -> LastWords {
+        self.end_by(Instant::now()).await
+    }
+
+    /// Lets it end by itself, now that its pipe is closed, and kills it where it does not.
+    pub(super) async fn ended(&mut self) -> LastWords {
+        self.end_by(Instant::now() + PATIENCE).await
+    }
+
+    async fn end_by(&mut self, kill_at: Instant) -> LastWords {
+        let unknown = |how: &str| LastWords { how: how.into(), killed: false };
+        let Some(mut child) = self.child.take() else { return unknown("it has ended before") };
+        let last_words = child.stderr.take();
+        let (reply, ending) = oneshot::channel();
+        let dying = Dying::new(child, kill_at, Some(reply));
+        if self.spawner.orders.send(Order::End(dying)).is_err() {
+            return unknown("nobody knows how it ended");
         }
-        let Ok(status) = status.await else { return "nobody knows how it ended".into() };
+        let Ok(Ok(Ending { status, killed })) = tokio::time::timeout(PATIENCE + DEATHBED, ending).await
+        else {
+            return LastWords { how: "it was killed and has not ended yet".into(), killed: true };
+        };
         let how = match (status.signal(), status.code()) {
             (Some(signal), _) => format!("signal {signal}"),
             (None, Some(code)) => format!("exit code {code}"),
             (None, None) => "no exit code".into(),
         };
-        match last_words.as_mut().map(last_line) {
+        let how = match last_words.map(last_line) {
             Some(text) if !text.is_empty() => format!("{how}: {text}"),
             _ => how,
-        }
+        };
+        LastWords { how, killed }
     }
 }
 
-/// What a dead worker has left on its standard error, at most one line of it. The pipe's other end is
-/// closed, so this does not wait.
-fn last_line(pipe: &mut std::process::ChildStderr) -> String {
+/// What a dead worker has left on its standard error, at most one line of it. Nobody reads that pipe while it lives:
+/// once full, it holds up the worker alone. A child that it left behind may still hold the other end, so this takes
+/// what is there and does not wait for more.
+fn last_line(mut pipe: std::process::ChildStderr) -> String {
+    if rustix::io::ioctl_fionbio(&pipe, true).is_err() {
+        return String::new();
+    }
     let mut text = Vec::new();
-    let _ = pipe.take(64 * 1024).read_to_end(&mut text);
+    let _ = pipe.by_ref().take(64 * 1024).read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
     line.chars().filter(|character| !character.is_control()).take(300).collect()
@@ -180,8 +266,7 @@ fn last_line(pipe: &mut std::process::ChildStderr) -> String {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
-            let (reply, _) = oneshot::channel();
-            let _ = self.spawner.orders.send(Order::Reap(child, reply));
+            let _ = self.spawner.orders.send(Order::End(Dying::new(child, Instant::now(), None)));
         }
     }
 }
@@ -203,21 +288,39 @@ pub(super) enum ReadError {
 }
 
 impl Reader {
-    /// The next frame. Cancel-safe: bytes that were read stay in the buffer.
-    pub(super) async fn next(&mut self) -> Result<FromWorker, ReadError> {
+    fn over(pipe: pipe::Receiver) -> Self {
+        Self { pipe, buffer: BytesMut::new() }
+    }
+
+    /// The next frame, of at most so many bytes. Cancel-safe: bytes that were read stay in the buffer.
+    pub(super) async fn next(&mut self, most: usize) -> Result<FromWorker, ReadError> {
         loop {
-            if let Some((frame, used)) = frames::decode(&self.buffer)? {
+            if let Some((frame, used)) = frames::decode_within(&self.buffer, most)? {
                 self.buffer.advance(used);
                 if self.buffer.is_empty() && self.buffer.capacity() > KEPT_BUFFER {
                     self.buffer = BytesMut::new();
                 }
                 return Ok(frame);
             }
-            self.buffer.reserve(4096);
+            self.grow();
             match self.pipe.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => return Err(ReadError::Closed),
                 Ok(_) => {}
             }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Makes room for what is still missing of the frame, in steps.
+    fn grow(&mut self) {
+        let step = self.buffer.len().max(CHUNK);
+        let more = frames::missing(&self.buffer).clamp(frames::HEADER, step);
+        if self.buffer.capacity() - self.buffer.len() < more {
+            self.buffer.reserve(more);
         }
     }
 }
@@ -227,15 +330,22 @@ impl Reader {
 pub(super) struct Writer {
     pipe: pipe::Sender,
     pending: BytesMut,
+    pushed: u64,
+    broken: bool,
 }
 
 impl Writer {
-    /// Adds a frame to what is to be written.
-    pub(super) fn push(&mut self, frame: &impl Serialize) -> Result<(), FrameError> {
+    fn over(pipe: pipe::Sender) -> Self {
+        Self { pipe, pending: BytesMut::new(), pushed: 0, broken: false }
+    }
+
+    /// Adds a frame to what is to be written; gives its place, for [`Writer::has_written`].
+    pub(super) fn push(&mut self, frame: &impl Serialize) -> Result<u64, FrameError> {
         let mut bytes = Vec::new();
         frames::encode(frame, &mut bytes)?;
         self.pending.extend_from_slice(&bytes);
-        Ok(())
+        self.pushed += bytes.len() as u64;
+        Ok(self.pushed)
     }
 
     /// How many bytes the worker has not taken yet.
@@ -243,12 +353,25 @@ impl Writer {
         self.pending.len()
     }
 
+    /// Whether the pipe has taken the frame of this place whole.
+    pub(super) fn has_written(&self, place: u64) -> bool {
+        self.pushed - self.pending.len() as u64 >= place
+    }
+
+    /// Whether the worker has closed its input.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Writes as much as the pipe takes at once. Cancel-safe: a write happens whole or not at all. A broken
-    /// pipe is not an error here; the reader learns of the end too.
+    /// pipe is not an error here: answers that came before may still have to be read.
     pub(super) async fn progress(&mut self) {
         match self.pipe.write(&self.pending).await {
             Ok(written) => self.pending.advance(written),
-            Err(_) => self.pending.clear(),
+            Err(_) => {
+                self.pending.clear();
+                self.broken = true;
+            }
         }
         if self.pending.is_empty() && self.pending.capacity() > KEPT_BUFFER {
             self.pending = BytesMut::new();

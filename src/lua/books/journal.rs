@@ -7,14 +7,8 @@ use serde_json::value::RawValue;
 use super::{Handler, Timer};
 use crate::{
     lua::{convert::escaped_length, host::Problem},
-    model::frame::Effect,
+    model::{EFFECT_OVERHEAD as OVERHEAD, MAX_EFFECTS as MAX_BYTES, frame::Effect},
 };
-
-/// The most bytes that the effects of one call may take. With a result they must fit into one frame, and this
-/// bounds what a call can pile up outside of the Lua heap; a plugin that wants more is refused the effect.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// About what an effect takes besides its texts.
-const OVERHEAD: usize = 96;
 
 /// Where a key is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
