@@ -5,6 +5,7 @@ mod cause;
 mod check;
 pub mod http;
 mod log;
+mod shape;
 mod subscriptions;
 
 use std::{sync::Arc, time::Duration};
@@ -14,7 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 pub use self::{
     bus::Bus,
     cause::{Cause, MAX_HOPS},
-    check::{check, is_output},
+    check::{check, check_outcome, check_request, effect_bytes, is_output},
     http::HttpClient,
     log::LogGate,
 };

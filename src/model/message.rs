@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::id::PluginId;
+
 /// Who wrote a chat message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +82,21 @@ pub struct EventInfo {
 pub fn is_event_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte))
+}
+
+/// Whether a text can be a pattern of `jarvis.events.on`; see [`event_matches`].
+#[must_use]
+pub fn is_event_pattern(text: &str) -> bool {
+    let name = match text.split_once('/') {
+        Some((plugin, _)) if PluginId::parse(plugin).is_err() => return false,
+        Some((_, name)) => name,
+        None => text,
+    };
+    match name.strip_suffix('*') {
+        Some("") => true,
+        Some(prefix) => is_event_name(prefix),
+        None => is_event_name(name),
+    }
 }
 
 /// Whether an event's name and source match a pattern of `jarvis.events.on`: `name`, `presence_*`, or
@@ -165,7 +182,7 @@ pub struct Properties {
 
 #[cfg(test)]
 mod tests {
-    use super::{event_matches, is_event_name};
+    use super::{event_matches, is_event_name, is_event_pattern};
 
     #[test]
     fn event_patterns() {
@@ -181,6 +198,16 @@ mod tests {
         check("weather/rain", "rain", None, false);
         check("weather/*", "snow", Some("weather"), true);
         check("weather/*", "snow", Some("other"), false);
+    }
+
+    #[test]
+    fn patterns_are_names_prefixes_and_sources() {
+        for good in ["rain", "presence_*", "*", "weather/rain", "weather/*"] {
+            assert!(is_event_pattern(good), "{good}");
+        }
+        for bad in ["", "a*b", "**", "Weather/rain", "/rain", "a/b/c", "a b"] {
+            assert!(!is_event_pattern(bad), "{bad}");
+        }
     }
 
     #[test]

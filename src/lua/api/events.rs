@@ -6,7 +6,10 @@ use serde_json::value::RawValue;
 use super::{Answer, Entry, Invocation, Reply};
 use crate::{
     lua::books::{Handler, HandlerKind},
-    model::{PluginId, frame::Effect, message::is_event_name},
+    model::{
+        frame::Effect,
+        message::{is_event_name, is_event_pattern},
+    },
 };
 
 pub(super) const FUNCTIONS: &[Entry] =
@@ -30,7 +33,7 @@ fn emit(call: &Invocation<'_>) -> Answer {
 
 fn on(call: &Invocation<'_>) -> Answer {
     let pattern = call.text(0, "the pattern")?;
-    if !is_pattern(&pattern) {
+    if !is_event_pattern(&pattern) {
         let pattern: String = pattern.chars().take(80).collect();
         return Err(call.mistake(&format!(
             "cannot listen to `{pattern}`: write an event's name, `presence_*`, or `plugin/name`"
@@ -64,32 +67,4 @@ pub(super) fn remove(call: &Invocation<'_>, kind: HandlerKind) -> Answer {
 /// A handler's or timer's number in Lua. They count up from 1 and never reach Lua's largest integer.
 pub(super) fn number_value(number: u64) -> Value {
     Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
-fn is_pattern(pattern: &str) -> bool {
-    let name = match pattern.split_once('/') {
-        Some((plugin, _)) if PluginId::parse(plugin).is_err() => return false,
-        Some((_, name)) => name,
-        None => pattern,
-    };
-    match name.strip_suffix('*') {
-        Some("") => true,
-        Some(prefix) => is_event_name(prefix),
-        None => is_event_name(name),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_pattern;
-
-    #[test]
-    fn patterns_are_names_prefixes_and_sources() {
-        for good in ["rain", "presence_*", "*", "weather/rain", "weather/*"] {
-            assert!(is_pattern(good), "{good}");
-        }
-        for bad in ["", "a*b", "**", "Weather/rain", "/rain", "a/b/c", "a b"] {
-            assert!(!is_pattern(bad), "{bad}");
-        }
-    }
 }
