@@ -53,7 +53,7 @@ pub(super) async fn answer(
         id: uuid::Uuid::now_v7().to_string(),
         timestamp: crate::model::now(),
     };
-    let heard = desk.registry().deliver(&Arc::new(Event { info, data }), &request.cause);
+    let heard = desk.registry().deliver(&Arc::new(Event::new(info, data)), &request.cause);
     let mut sum = Heard::default();
     for heard in heard {
         // A plugin that was unloaded in the meantime has heard nothing.

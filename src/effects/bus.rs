@@ -128,7 +128,8 @@ impl Bus {
             return Vec::new();
         }
         let payload = Payload::from_bytes(&inbound.payload);
-        subscriptions.heard(&inbound.topic, &payload);
+        let plugins: BTreeSet<&PluginId> = listeners.iter().flat_map(|(_, plugins)| plugins).collect();
+        subscriptions.heard(&inbound.topic, &payload, plugins.into_iter());
         drop(subscriptions);
         listeners
             .into_iter()

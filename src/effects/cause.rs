@@ -17,7 +17,15 @@ const MAX_OUTPUTS: u32 = 1_000;
 pub struct Cause {
     message: Option<Arc<Message>>,
     hops: u8,
+    /// The last plugin that the chain went through, behind it the ones before; none of before it came over MQTT.
+    trail: Option<Arc<Trail>>,
     caller: Option<PluginId>,
+}
+
+#[derive(Debug)]
+struct Trail {
+    plugin: PluginId,
+    before: Option<Arc<Trail>>,
 }
 
 #[derive(Debug)]
@@ -30,14 +38,14 @@ impl Cause {
     /// No message: a timer, a start, a single call.
     #[must_use]
     pub fn none() -> Self {
-        Self { message: None, hops: 0, caller: None }
+        Self { message: None, hops: 0, trail: None, caller: None }
     }
 
     /// An inbound message that came over `hops` plugins already.
     #[must_use]
     pub fn message(receipt: Receipt, hops: u8) -> Self {
         let message = Message { receipt, outputs: AtomicU32::new(0) };
-        Self { message: Some(Arc::new(message)), hops, caller: None }
+        Self { message: Some(Arc::new(message)), hops, trail: None, caller: None }
     }
 
     /// The inbound message's receipt, to be held by what it causes.
@@ -69,17 +77,52 @@ impl Cause {
         self.hops
     }
 
-    /// The cause of what follows from a call with this cause; nothing where the chain is too long.
-    #[must_use]
-    pub fn next(&self) -> Option<Self> {
-        let hops = self.hops.checked_add(1).filter(|hops| *hops <= MAX_HOPS)?;
-        Some(Self { message: self.message.clone(), hops, caller: None })
+    /// The cause of what follows from a call of `plugin` with this cause.
+    ///
+    /// # Errors
+    /// A sentence that names the chain's members, where it is too long.
+    pub fn next(&self, plugin: &PluginId) -> Result<Self, String> {
+        if let Some(cut) = self.cut(plugin) {
+            return Err(cut);
+        }
+        let trail = Trail { plugin: plugin.clone(), before: self.trail.clone() };
+        Ok(Self {
+            message: self.message.clone(),
+            hops: self.hops + 1,
+            trail: Some(Arc::new(trail)),
+            caller: None,
+        })
     }
 
-    /// The cause of a command that `plugin` runs from within its hook; nothing where the chain is too long.
+    /// Why nothing may follow from a call of `plugin` with this cause, where that is so.
     #[must_use]
-    pub fn called_by(&self, plugin: &PluginId) -> Option<Self> {
-        Some(Self { caller: Some(plugin.clone()), ..self.next()? })
+    pub fn cut(&self, plugin: &PluginId) -> Option<String> {
+        if self.hops < MAX_HOPS {
+            return None;
+        }
+        let chain = self.chain(plugin);
+        Some(format!("a chain of events is cut: it went over {MAX_HOPS} plugins already ({chain} → …)"))
+    }
+
+    /// The plugins of the chain up to `plugin`, in their order.
+    fn chain(&self, plugin: &PluginId) -> String {
+        let before = std::iter::successors(self.trail.as_deref(), |trail| trail.before.as_deref());
+        let mut names: Vec<&str> = before.map(|trail| trail.plugin.as_str()).collect();
+        names.reverse();
+        names.push(plugin.as_str());
+        let known = names.join(" → ");
+        match usize::from(self.hops) + 1 - names.len() {
+            0 => known,
+            unknown => format!("{unknown} over MQTT → {known}"),
+        }
+    }
+
+    /// The cause of a command that `plugin` runs from within its hook.
+    ///
+    /// # Errors
+    /// As for [`Cause::next`].
+    pub fn called_by(&self, plugin: &PluginId) -> Result<Self, String> {
+        Ok(Self { caller: Some(plugin.clone()), ..self.next(plugin)? })
     }
 
     /// The plugin whose hook waits for this call to end.
@@ -106,15 +149,18 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::{Cause, MAX_HOPS};
-    use crate::mqtt::Receipt;
+    use crate::{model::PluginId, mqtt::Receipt};
 
     #[test]
     fn chains_and_outputs_end() {
-        let mut cause = Cause::message(Receipt::default(), 0);
-        for _ in 0..MAX_HOPS {
-            cause = cause.next().unwrap();
+        let [ping, pong] = ["ping", "pong"].map(|id| PluginId::parse(id).unwrap());
+        let mut cause = Cause::message(Receipt::default(), 3);
+        for _ in 3..MAX_HOPS {
+            cause = cause.next(if cause.hops() % 2 == 0 { &ping } else { &pong }).unwrap();
         }
-        assert!(cause.next().is_none());
+        let cut = cause.next(&ping).unwrap_err();
+        assert!(cut.contains("(3 over MQTT → pong → ping → pong → ping → pong → ping → …)"), "{cut}");
+        assert_eq!(cause.cut(&ping), Some(cut));
         assert!(cause.spend(1_000).is_ok());
         assert!(cause.spend(1).is_err(), "the whole chain shares one count");
         assert!(Cause::none().spend(5_000).is_ok());

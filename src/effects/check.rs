@@ -172,10 +172,19 @@ mod tests {
             (json!([publish("b", 0)]), "may not publish to `b`"),
             (json!([publish("a", 2)]), "a publish at QoS 2"),
             (json!([publish("a", 0), publish("a", 0), publish("a", 0)]), "3 emits and publishes"),
-            (json!([{"publish": {"topic": "a", "payload": "x".repeat(262_145), "qos": 0, "retain": false}}]), "262145 bytes"),
-            (json!([{"subscribe": {"handler": 2, "filter": "#", "qos": 1, "retained": false}}]), "may not subscribe"),
+            (
+                json!([{"publish": {"topic": "a", "payload": "x".repeat(262_145), "qos": 0, "retain": false}}]),
+                "262145 bytes",
+            ),
+            (
+                json!([{"subscribe": {"handler": 2, "filter": "#", "qos": 1, "retained": false}}]),
+                "may not subscribe",
+            ),
             (json!([{"subscribe": {"handler": 2, "filter": "a", "qos": 2, "retained": false}}]), "QoS 2"),
-            (json!([{"on": {"handler": 1, "pattern": "a b", "priority": 0, "once": false}}]), "a bad pattern"),
+            (
+                json!([{"on": {"handler": 1, "pattern": "a b", "priority": 0, "once": false}}]),
+                "a bad pattern",
+            ),
             (json!([{"timer": {"timer": 1, "delay_ms": u64::MAX, "repeat": true}}]), "a timer after"),
             (json!([{"say": {"text": ""}}]), "a text of 0 bytes"),
             (json!([{"say": {"text": "a", "user": long}}]), "with a name of 257"),
@@ -199,6 +208,8 @@ mod tests {
         assert_eq!(refused(json!({"command": {"name": "x", "args": {}}})), Ok(()));
         assert!(refused(json!({"command": {"name": "x", "args": deep()}})).is_err());
         assert!(refused(json!({"command": {"name": "x".repeat(300), "args": {}}})).is_err());
-        assert!(refused(json!({"publish": {"topic": "a", "payload": "", "qos": 2, "retain": false}})).is_err());
+        assert!(
+            refused(json!({"publish": {"topic": "a", "payload": "", "qos": 2, "retain": false}})).is_err()
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! What plugins write to the log. Each plugin has its own measure: a flood of one never silences another.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use crate::model::{
     PluginId,
@@ -50,5 +53,61 @@ impl LogGate {
             tracing::warn!(target: "plugin", plugin, dropped, "log lines dropped (limits.logs_per_second)");
         }
         (self.second, self.passed, self.dropped) = (Instant::now(), 0, 0);
+    }
+}
+
+/// Kinds of trouble that are told of in one second; beyond it they are counted only.
+const KINDS: usize = 8;
+
+/// Holds the log down where one plugin has the same trouble again and again: the first of each second and kind is
+/// told, the others are counted.
+#[derive(Debug, Default)]
+pub struct Hush {
+    second: Option<Instant>,
+    told: BTreeSet<String>,
+    withheld: u32,
+}
+
+impl Hush {
+    /// Whether trouble of this kind is told of; where not, it is counted.
+    pub fn lets(&mut self, kind: &str, now: Instant) -> bool {
+        if self.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
+            self.second = Some(now);
+            self.told.clear();
+        }
+        let first = self.told.len() < KINDS && self.told.insert(kind.to_owned());
+        self.withheld = self.withheld.saturating_add(u32::from(!first));
+        first
+    }
+
+    /// When the count is to be told; nothing where there is none.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.second.filter(|_| self.withheld > 0).map(|second| second + Duration::from_secs(1))
+    }
+
+    /// Takes the count.
+    pub fn take(&mut self) -> u32 {
+        std::mem::take(&mut self.withheld)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::Hush;
+
+    #[test]
+    fn the_first_of_each_second_and_kind_is_told() {
+        let (mut hush, start) = (Hush::default(), Instant::now());
+        let at = |milliseconds: u64| start + Duration::from_millis(milliseconds);
+        assert!(hush.lets("a", at(0)) && hush.lets("b", at(10)));
+        assert_eq!(hush.due(), None);
+        assert!(!hush.lets("a", at(20)) && !hush.lets("a", at(999)));
+        assert_eq!((hush.due(), hush.take(), hush.due()), (Some(at(1000)), 2, None));
+        assert!(hush.lets("a", at(1000)) && !hush.lets("a", at(1999)) && hush.lets("b", at(1999)));
+        let told = (0..100).filter(|kind| hush.lets(&kind.to_string(), at(3000))).count();
+        assert_eq!((told, hush.take()), (8, 93), "and no more kinds than a reader can take in");
     }
 }

@@ -17,14 +17,14 @@ pub use self::{
     cause::{Cause, MAX_HOPS},
     check::{check, check_outcome, check_request, effect_bytes, is_output},
     http::HttpClient,
-    log::LogGate,
+    log::{Hush, LogGate},
 };
 use crate::{
     model::{
         Permission, PluginId, Rights, Topic,
         frame::{Effect, HttpRequest, Publish, Refusal},
     },
-    store::{Commit, Space, Store, StoreError, Write},
+    store::{Commit, Sequence, Space, Store, StoreError, Write},
 };
 
 /// The doors to the world that plugins share. Cheap to clone.
@@ -70,17 +70,22 @@ impl Effects {
         &self.base
     }
 
-    /// Hands the state and configuration writes among some effects to the store; nothing where there are
-    /// none.
+    /// Hands the state and configuration writes among some effects to the store, to be kept only where all
+    /// that came before in this sequence was; nothing where there are none.
     ///
     /// # Errors
     /// When the store is closed.
-    pub async fn commit(&self, plugin: &PluginId, effects: &[Effect]) -> Result<Option<Commit>, StoreError> {
+    pub async fn commit(
+        &self,
+        plugin: &PluginId,
+        effects: &[Effect],
+        sequence: &Sequence,
+    ) -> Result<Option<Commit>, StoreError> {
         let writes: Vec<Write> = effects.iter().filter_map(|effect| write(plugin, effect)).collect();
         if writes.is_empty() {
             return Ok(None);
         }
-        self.store.commit(writes).await.map(Some)
+        self.store.commit_in(writes, sequence).await.map(Some)
     }
 
     /// `jarvis.http.*`

@@ -35,6 +35,8 @@ pub(super) struct Host {
     pub(super) marker: Table,
     /// The running call; 0 while the source runs.
     pub(super) call: Cell<u64>,
+    /// Why no event may follow from the running call.
+    pub(super) cut: RefCell<Option<String>>,
     pub(super) requests: Cell<u64>,
 }
 

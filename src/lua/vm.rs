@@ -115,6 +115,7 @@ impl Vm {
     /// Calls a hook or callback.
     pub fn call(&self, call: &Call) -> Done {
         self.host.call.set(call.number);
+        self.host.cut.replace(call.cut.clone());
         self.host.books.borrow_mut().forget_loaded();
         let (outcome, effects) = match self.find(&call.target) {
             None => (Outcome::Missing, Vec::new()),
@@ -230,6 +231,7 @@ fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String
         limits: load.limits,
         link,
         call: Cell::new(0),
+        cut: RefCell::new(None),
         requests: Cell::new(0),
     };
     Ok((host, load.source))

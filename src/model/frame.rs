@@ -1,7 +1,7 @@
 //! What the bridge and a worker say to each other over the pipe: one JSON text per frame, externally tagged.
 //! Everything from a worker is hostile until it was read into these types.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -112,6 +112,9 @@ pub struct Call {
     pub target: Target,
     /// With what.
     pub input: Input,
+    /// Why no event may follow from it, where the chain that it is part of has become too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
 }
 
 /// What to call.
@@ -136,13 +139,13 @@ pub enum Input {
     Value(Box<RawValue>),
     /// An event: `fn(data, event)`.
     Event {
-        /// What was emitted.
-        data: Box<RawValue>,
+        /// What was emitted; one event is for many handlers.
+        data: Arc<RawValue>,
         /// Which and whence.
         event: EventInfo,
     },
     /// A message of an MQTT subscription.
-    Message(Box<MqttMessage>),
+    Message(Arc<MqttMessage>),
 }
 
 /// What the running call asks of the bridge.

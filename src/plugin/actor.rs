@@ -10,22 +10,23 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
-    allowance::Allowance,
     blueprint::Blueprint,
     context::Context,
     ears::Ears,
     job::{Aim, Flight, Job},
     mail::{Heard, Mail, Step},
-    perform::{self, Performance},
+    mailbox::Inbox,
+    perform::{Performance, Performer},
     runner::{Newborn, Runner, blame, describe},
     shared::Shared,
 };
 use crate::{
-    effects::Cause,
+    effects::{Cause, Hush},
     model::{
         ErrorCode, Failure,
         frame::{Call, Done, Effect, Input, Outcome},
     },
+    store::Sequence,
     worker::Death,
 };
 
@@ -51,7 +52,7 @@ pub(super) struct Actor {
     pub(super) context: Arc<Context>,
     pub(super) shared: Shared,
     pub(super) blueprint: Arc<Blueprint>,
-    pub(super) mailbox: mpsc::Receiver<Mail>,
+    pub(super) mailbox: Inbox,
     pub(super) control: mpsc::Receiver<Control>,
     /// Nothing while the plugin cannot run.
     pub(super) runner: Option<Runner>,
@@ -61,8 +62,8 @@ pub(super) struct Actor {
     pub(super) queue: VecDeque<Job>,
     pub(super) flights: VecDeque<Flight>,
     pub(super) ears: Ears,
-    pub(super) performer: mpsc::Sender<Performance>,
-    pub(super) allowance: Allowance,
+    pub(super) performer: Performer,
+    pub(super) hush: Hush,
     pub(super) undone: Arc<Notify>,
     pub(super) order: Option<Control>,
 }
@@ -76,6 +77,7 @@ enum Turn {
     Timers,
     Undone,
     Room,
+    Tell,
     Closed,
 }
 
@@ -85,12 +87,12 @@ impl Actor {
         context: Arc<Context>,
         shared: Shared,
         blueprint: Arc<Blueprint>,
-        mailbox: mpsc::Receiver<Mail>,
+        mailbox: Inbox,
         control: mpsc::Receiver<Control>,
         newborn: Newborn,
     ) {
         let undone = Arc::new(Notify::new());
-        let performer = perform::start(shared.id().clone(), context.clone(), undone.clone());
+        let performer = Performer::start(shared.clone(), context.clone(), undone.clone());
         let mut actor = Self {
             context,
             shared,
@@ -105,7 +107,7 @@ impl Actor {
             flights: VecDeque::new(),
             ears: Ears::default(),
             performer,
-            allowance: Allowance::new(),
+            hush: Hush::default(),
             undone,
             order: None,
         };
@@ -136,8 +138,9 @@ impl Actor {
                 Turn::Died(death) => self.bury(&death).await,
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
-                Turn::Undone => self.revive().await,
+                Turn::Undone => self.start_over().await,
                 Turn::Room => {}
+                Turn::Tell => self.tell(),
                 Turn::Closed => return,
             }
         }
@@ -161,7 +164,7 @@ impl Actor {
         let taking = self.order.is_none();
         let room = self.queue.is_empty() && self.has_room();
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
-        let timer = self.ears.next_timer();
+        let (timer, told) = (self.ears.next_timer(), self.hush.due());
         tokio::select! {
             biased;
             order = self.control.recv(), if taking => order.map_or(Turn::Closed, Turn::Order),
@@ -170,8 +173,8 @@ impl Actor {
                 Ok(done) => Turn::Done(done),
                 Err(death) => Turn::Died(death),
             },
-            // Only to wake up when the performer has room again; the place itself is not needed yet.
-            _ = self.performer.reserve(), if blocked => Turn::Room,
+            () = self.performer.has_capacity(), if blocked => Turn::Room,
+            () = until(told) => Turn::Tell,
             () = until(timer), if taking && room => Turn::Timers,
             mail = self.mailbox.recv(), if taking && room => mail.map_or(Turn::Closed, Turn::Mail),
         }
@@ -203,7 +206,7 @@ impl Actor {
             Mail::Message { filter, message, cause } => {
                 for handler in self.ears.receive(&filter, &message) {
                     let target = handler.map_or(Aim::Hook("on_mqtt"), Aim::Handler);
-                    let input = Input::Message(Box::new((*message).clone()));
+                    let input = Input::Message(message.clone());
                     self.queue.push_back(Job { target, input, cause: cause.clone(), reply: None });
                 }
             }
@@ -228,7 +231,8 @@ impl Actor {
             let Some(mut job) = self.queue.pop_front() else { return };
             let target = job.target.target();
             let input = std::mem::replace(&mut job.input, Input::Nothing);
-            let call = Call { number: runner.link.next_call(), target, input };
+            let cut = job.cause.cut(self.shared.id());
+            let call = Call { number: runner.link.next_call(), target, input, cut };
             match runner.link.call(&call) {
                 Ok(()) => self.flights.push_back(Flight { job, call, began: Instant::now() }),
                 Err(error) => {
@@ -295,18 +299,27 @@ impl Actor {
         if effects.is_empty() {
             return Ok(());
         }
-        if let Some(runner) = &self.runner {
-            runner.check(effects).map_err(Blame::Worker)?;
+        if let Some(runner) = &mut self.runner {
+            runner.check(&self.ears, effects).map_err(Blame::Worker)?;
         }
         let outputs = effects.iter().filter(|effect| crate::effects::is_output(effect)).count();
-        let spent = match cause.has_message() {
+        let spent = self.check_backlog(effects).and_then(|()| match cause.has_message() {
             true => cause.spend(outputs),
-            false => self.allowance.spend(outputs),
-        };
+            false => self.shared.allowance().spend(outputs),
+        });
         spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))
         })
+    }
+
+    /// Events and texts lie in others' mailboxes until they are heard: who is too far ahead of them is refused.
+    fn check_backlog(&self, effects: &[Effect]) -> Result<(), String> {
+        let heard = effects.iter().filter(|effect| matches!(effect, Effect::Emit { .. } | Effect::Say(_)));
+        let (pieces, bytes) = heard.fold((0, 0), |(pieces, bytes), effect| {
+            (pieces + 1, bytes + crate::effects::effect_bytes(effect))
+        });
+        self.shared.backlog().check(pieces, bytes)
     }
 
     /// Takes what a call wants done apart: writes to the store, handlers and timers here, the rest to the
@@ -318,17 +331,32 @@ impl Actor {
         value: Option<Box<serde_json::value::RawValue>>,
         ran: Duration,
     ) {
-        if effects.is_empty() {
+        let sequence = self.sequence();
+        // What only reads is answered at once, unless it is known to have read what never happened.
+        if effects.is_empty() && !sequence.is_broken() {
             if let Some(reply) = job.reply {
                 let _ = reply.send(Step { outcome: Ok(value), ran });
             }
             return;
         }
-        let commit = self.context.effects.commit(self.shared.id(), &effects).await;
+        let place = self.performer.place(&effects).await;
+        let commit = self.context.effects.commit(self.shared.id(), &effects, &sequence).await;
         let outputs = self.apply(effects).await;
-        let performance = Performance { commit, outputs, cause: job.cause, value, ran, reply: job.reply };
-        // The performer lives as long as this sender.
-        let _ = self.performer.send(performance).await;
+        let Job { cause, reply, .. } = job;
+        let performance = Performance { commit, sequence, outputs, cause, value, ran, reply, place };
+        self.performer.send(performance).await;
+    }
+
+    /// What the running worker's commits build on.
+    pub(super) fn sequence(&self) -> Sequence {
+        self.runner.as_ref().map(|runner| runner.sequence.clone()).unwrap_or_default()
+    }
+
+    /// A commit has failed: its worker, where it still is this one, believes what never happened.
+    async fn start_over(&mut self) {
+        if self.sequence().is_broken() {
+            self.revive().await;
+        }
     }
 
     /// Applies what changes this plugin's own ears; gives back what leaves the bridge.
@@ -373,14 +401,22 @@ impl Actor {
         facts.filters = self.ears.filters().cloned().collect();
     }
 
-    pub(super) fn fail(&self, job: Job, failure: Failure, ran: Duration) {
+    pub(super) fn fail(&mut self, job: Job, failure: Failure, ran: Duration) {
         let (id, what) = (self.shared.id(), describe(&job.target.target()));
-        tracing::warn!(plugin = %id, hook = what, code = %failure.code, "{}", failure.message);
+        if self.hush.lets(&format!("{what} {}", failure.code), Instant::now()) {
+            tracing::warn!(plugin = %id, hook = what, code = %failure.code, "{}", failure.message);
+        }
         self.shared.failed(&failure);
         self.context.registry.touched();
         if let Some(reply) = job.reply {
             let _ = reply.send(Step { outcome: Err(failure), ran });
         }
+    }
+
+    /// Says how many failures of the last second the log has not told of.
+    fn tell(&mut self) {
+        let more = self.hush.take();
+        tracing::warn!(plugin = %self.shared.id(), more, "the plugin failed as before, this many times more");
     }
 
     /// A call that was written ahead begins when the one before it has ended.

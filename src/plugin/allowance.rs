@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// What calls that no message started may put out. What senders set the pace of is not counted here.
+#[derive(Debug)]
 pub(super) struct Allowance {
     second: Instant,
     spent: usize,

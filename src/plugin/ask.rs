@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{
     mail::{Mail, Step},
+    mailbox::Returned,
     registry::Registry,
     shared::{Shared, State},
 };
@@ -43,7 +44,7 @@ pub(super) async fn post(
 ) -> Option<oneshot::Receiver<Step>> {
     let (reply, answer) = oneshot::channel();
     let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-    shared.mailbox().send(mail).await.ok().map(|()| answer)
+    shared.mailbox().post(mail).await.ok().map(|()| answer)
 }
 
 /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
@@ -67,28 +68,21 @@ pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause
     answered(shared, answer).await
 }
 
-/// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits with what a QoS 1
-/// message has caused: those messages are bounded, and what one may cause is too. Anything else is dropped.
+/// Puts mail into a mailbox without waiting. Where it is full, what a QoS 1 message has caused goes in all the same;
+/// anything else is dropped and counted.
 pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
-    use tokio::sync::mpsc::error::{SendError, TrySendError};
-    let lost = |registry: &Registry, mail: Mail| {
-        if registry.is_closing() {
-            mail.abandon();
-        }
+    let sent = match mail.has_receipt() {
+        true => shared.mailbox().press(mail),
+        false => shared.mailbox().offer(mail),
     };
-    match shared.mailbox().try_send(mail) {
+    match sent {
         Ok(()) => {}
-        Err(TrySendError::Closed(mail)) => lost(registry, mail),
-        Err(TrySendError::Full(mail)) if !mail.has_receipt() => {
-            tracing::warn!(plugin = %shared.id(), "an event was dropped: the plugin's mailbox is full");
-        }
-        Err(TrySendError::Full(mail)) => {
-            let (mailbox, registry) = (shared.mailbox().clone(), registry.clone());
-            tokio::spawn(async move {
-                if let Err(SendError(mail)) = mailbox.send(mail).await {
-                    lost(&registry, mail);
-                }
-            });
+        Err(Returned::Closed(mail)) if registry.is_closing() => mail.abandon(),
+        Err(Returned::Closed(_)) => {}
+        Err(Returned::Full) => {
+            if let Some(dropped) = shared.dropped_one() {
+                tracing::warn!(plugin = %shared.id(), dropped, "the plugin's mailbox is full: events are dropped");
+            }
         }
     }
 }

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::{Filter, message::EventInfo, message::MqttMessage, message::event_matches};
+use crate::model::{
+    Filter, Limits,
+    frame::Effect,
+    message::{EventInfo, MqttMessage, event_matches},
+};
 
 /// Topics whose replayed value a handler has had; beyond it, replays may come again.
 const MAX_REPLAYED: usize = 1_000;
@@ -92,6 +96,41 @@ impl Ears {
         self.messages.iter().map(|ear| &ear.filter)
     }
 
+    /// Checks that there are not too many handlers and timers once some effects are done, as the worker has done.
+    pub(super) fn check(&self, effects: &[Effect], limits: &Limits) -> Result<(), String> {
+        let changes = |effect: &Effect| {
+            matches!(effect, Effect::On { .. } | Effect::Subscribe { .. } | Effect::Timer { .. })
+        };
+        if !effects.iter().any(changes) {
+            return Ok(());
+        }
+        let mut handlers: HashSet<u64> = self.events.iter().map(|ear| ear.handler).collect();
+        handlers.extend(self.messages.iter().filter_map(|ear| ear.handler));
+        let mut timers: HashSet<u64> = self.timers.iter().map(|timer| timer.number).collect();
+        for effect in effects {
+            let fresh = match effect {
+                Effect::On { handler, .. } | Effect::Subscribe { handler, .. } => handlers.insert(*handler),
+                Effect::Timer { timer, .. } => timers.insert(*timer),
+                Effect::Off { handler } => {
+                    handlers.remove(handler);
+                    true
+                }
+                Effect::CancelTimer { timer } => {
+                    timers.remove(timer);
+                    true
+                }
+                _ => true,
+            };
+            if !fresh {
+                return Err("a handler or timer of a number that is taken".into());
+            }
+        }
+        if handlers.len() > limits.handlers || timers.len() > limits.timers {
+            return Err(format!("{} handlers and {} timers in all", handlers.len(), timers.len()));
+        }
+        Ok(())
+    }
+
     /// `jarvis.timer.after` and `.every`.
     pub(super) fn set_timer(&mut self, number: u64, delay: Duration, repeat: bool) {
         let due = Instant::now() + delay;
@@ -139,6 +178,24 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::Ears;
+    use crate::model::{Limits, frame::Effect};
+
+    #[test]
+    fn handlers_and_timers_are_counted_over_all_calls() {
+        let mut ears = Ears::default();
+        ears.on(1, "a".into(), 0, false);
+        ears.set_timer(2, Duration::from_secs(1), false);
+        let limits = Limits { handlers: 2, timers: 2, ..Limits::default() };
+        let on = |handler| Effect::On { handler, pattern: "a".into(), priority: 0, once: false };
+        let timer = |timer| Effect::Timer { timer, delay_ms: 1, repeat: false };
+        assert_eq!(ears.check(&[on(3), timer(4)], &limits), Ok(()));
+        assert_eq!(ears.check(&[Effect::Off { handler: 1 }, on(3), on(4)], &limits), Ok(()));
+        assert_eq!(ears.check(&[timer(3), Effect::CancelTimer { timer: 3 }, timer(4)], &limits), Ok(()));
+        // Taking away what is not there makes no room.
+        assert!(ears.check(&[Effect::Off { handler: 9 }, on(3), on(4)], &limits).is_err());
+        assert!(ears.check(&[timer(3), timer(4)], &limits).is_err());
+        assert!(ears.check(&[on(1)], &limits).unwrap_err().contains("a number that is taken"));
+    }
 
     #[test]
     fn a_repeating_timer_waits_for_itself_and_skips_what_it_missed() {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::backlog::Held;
 use crate::{
     effects::Cause,
     model::{
@@ -37,8 +38,23 @@ pub struct Heard {
 pub struct Event {
     /// Which and whence.
     pub info: EventInfo,
-    /// What was emitted.
-    pub data: Box<RawValue>,
+    /// What was emitted; every handler's call shares it.
+    pub data: Arc<RawValue>,
+    /// Counts for the plugin that emitted it, until the last listener has heard it.
+    _held: Option<Held>,
+}
+
+impl Event {
+    /// An event from outside.
+    #[must_use]
+    pub fn new(info: EventInfo, data: Box<RawValue>) -> Self {
+        Self { info, data: data.into(), _held: None }
+    }
+
+    /// An event that a plugin emitted.
+    pub(super) fn held(info: EventInfo, data: Box<RawValue>, held: Held) -> Self {
+        Self { info, data: data.into(), _held: Some(held) }
+    }
 }
 
 /// Something to be done between two other messages.
@@ -59,6 +75,16 @@ impl Mail {
             Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => {
                 cause.has_receipt()
             }
+        }
+    }
+
+    /// What it holds of others' data.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Hook { input: Input::Value(value), .. } => value.get().len(),
+            Self::Hook { .. } => 0,
+            Self::Event { event, .. } => event.data.get().len(),
+            Self::Message { message, .. } => message.payload.as_bytes().len() + message.topic.len(),
         }
     }
 

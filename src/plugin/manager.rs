@@ -19,6 +19,7 @@ use super::{
     blueprint::Blueprint,
     context::Context,
     files::{self, Found, Running},
+    mailbox,
     notice::Notice,
     registry::{Broken, Registry},
     runner::{Newborn, Runner},
@@ -230,7 +231,7 @@ impl Manager {
     }
 
     async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
-        let (mailbox, mail) = mpsc::channel(blueprint.limits.mailbox);
+        let (mailbox, mail) = mailbox::open(blueprint.limits.mailbox);
         let (control, orders) = mpsc::channel(4);
         let shared = Shared::new(
             blueprint.manifest.clone(),

@@ -7,6 +7,7 @@
 mod actor;
 mod allowance;
 mod ask;
+mod backlog;
 mod blueprint;
 mod context;
 mod ears;
@@ -14,7 +15,9 @@ mod files;
 mod filter;
 mod info;
 mod job;
+mod ledger;
 mod mail;
+mod mailbox;
 mod manager;
 pub mod manifest;
 mod notice;

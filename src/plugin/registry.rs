@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use serde::Serialize;
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -61,6 +62,14 @@ struct Routes {
     hooks: BTreeMap<String, Vec<Shared>>,
     commands: BTreeMap<String, Shared>,
     unavailable: BTreeMap<String, String>,
+}
+
+/// What `on_command` gets from another plugin; its arguments stay text, as nobody here needs them read.
+#[derive(Serialize)]
+struct Command<'call> {
+    id: String,
+    name: &'call str,
+    args: &'call RawValue,
 }
 
 /// What asking for a command came to.
@@ -205,12 +214,10 @@ impl Registry {
         args: &RawValue,
         cause: &Cause,
     ) -> Result<Box<RawValue>, Failure> {
-        let Some(cause) = cause.called_by(caller) else {
-            let text = format!("`{caller}` may not run `{name}`: the chain went over 8 plugins already");
-            return Err(Failure::new(ErrorCode::RateLimited, text));
-        };
-        let id = uuid::Uuid::now_v7().to_string();
-        let command = serde_json::json!({ "id": id, "name": name, "args": args });
+        let cause = cause.called_by(caller).map_err(|why| {
+            Failure::new(ErrorCode::RateLimited, format!("`{caller}` may not run `{name}`: {why}"))
+        })?;
+        let command = Command { id: uuid::Uuid::now_v7().to_string(), name, args };
         let input = to_raw_value(&command)
             .map_err(|error| Failure::new(ErrorCode::InvalidPayload, error.to_string()))?;
         let asked = self.command(name, &input, &cause).await;
@@ -248,8 +255,8 @@ impl Registry {
             .collect()
     }
 
-    /// Gives a message of a subscription to the plugins that listen. At QoS 1 it waits in the mailbox's
-    /// queue and its receipt with it; at QoS 0 a full mailbox drops it. True where it was dropped.
+    /// Gives a message of a subscription to the plugins that listen. At QoS 1 it waits in the mailbox and its
+    /// receipt with it; at QoS 0 a full mailbox drops it. True where it was dropped.
     pub fn deliver_message(&self, delivery: Delivery, cause: &Cause) -> bool {
         let message = Arc::new(delivery.message);
         let mut dropped = false;
@@ -258,7 +265,7 @@ impl Registry {
             let (filter, cause) = (delivery.filter.clone(), cause.clone());
             let mail = Mail::Message { filter, message: message.clone(), cause };
             match message.qos {
-                0 => dropped |= shared.mailbox().try_send(mail).is_err(),
+                0 => dropped |= shared.mailbox().offer(mail).is_err(),
                 _ => drop_in(self, &shared, mail),
             }
         }

@@ -3,15 +3,24 @@
 
 use std::{future::Future, io, pin::Pin, sync::Arc};
 
-use super::{blueprint::Blueprint, context::Context};
+use super::{blueprint::Blueprint, context::Context, ears::Ears, ledger::Ledger};
 use crate::{
-    effects::{Cause, LogGate},
+    effects::{Cause, LogGate, check_outcome, check_request},
     model::{
         ErrorCode, Failure, PluginId,
-        frame::{Answer, Call, Done, Effect, Input, Loaded, Operation, Outcome, Refusal, Request, Target},
+        frame::{
+            Answer, Call, Done, Effect, HOOKS, Input, Loaded, Operation, Outcome, Refusal, Request, Target,
+        },
+        shown,
     },
+    store::Sequence,
     worker::{Death, Event, Link},
 };
+
+/// Bytes of a failure's sentence, of its traceback and of a code of the plugin's own, well above what a worker makes.
+const MAX_MESSAGE: usize = 8 * 1024;
+const MAX_TRACEBACK: usize = 16 * 1024;
+const MAX_CODE: usize = 256;
 
 type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
@@ -20,6 +29,9 @@ pub(super) struct Runner {
     pub(super) link: Link,
     answering: Option<Answering>,
     log: LogGate,
+    ledger: Ledger,
+    /// The commits of this worker: each builds on the ones before.
+    pub(super) sequence: Sequence,
     blueprint: Arc<Blueprint>,
     context: Arc<Context>,
 }
@@ -40,15 +52,20 @@ impl Runner {
     ) -> Result<Newborn, Failure> {
         let id = &blueprint.manifest.id;
         let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, &error))?;
+        let ledger = Ledger::of(&kept);
         let load = blueprint.load(blueprint.snapshot(kept));
         let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
         // The worker keeps the plugin's own measure and says what it dropped; this gate is for one that does not.
         let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second.saturating_mul(2));
         let (blueprint, context) = (blueprint.clone(), context.clone());
-        let mut runner = Self { link, answering: None, log, blueprint, context };
+        let mut runner =
+            Self { link, answering: None, log, ledger, sequence: Sequence::default(), blueprint, context };
         let loaded = runner.loaded().await.map_err(|death| blame(runner.id(), "the file", &death))?;
         let held = loaded.result?;
-        runner.check(&held).map_err(|reason| hostile(runner.id(), &reason))?;
+        if let Some(hook) = loaded.hooks.iter().find(|hook| !HOOKS.contains(&hook.as_str())) {
+            return Err(hostile(runner.id(), &format!("it says it has a hook `{}`", shown(hook, 80))));
+        }
+        runner.check(&Ears::default(), &held).map_err(|reason| hostile(runner.id(), &reason))?;
         Ok(Newborn { runner, hooks: loaded.hooks, held })
     }
 
@@ -88,6 +105,9 @@ impl Runner {
         };
         match event {
             Event::Request(request) => {
+                if let Err(reason) = check_request(&self.blueprint.limits, &request.operation) {
+                    return Err(self.link.end(format!("it asked for {reason}")).await);
+                }
                 self.answering = Some(self.serve(request, running.clone()));
                 Ok(None)
             }
@@ -95,7 +115,21 @@ impl Runner {
                 self.log.write(&line);
                 Ok(None)
             }
-            end @ (Event::Done(_) | Event::Loaded(_)) => Ok(Some(end)),
+            Event::Done(mut done) => {
+                if let Err(reason) = check_outcome(&self.blueprint.limits, &done.outcome) {
+                    return Err(self.link.end(format!("it sent {reason}")).await);
+                }
+                if let Outcome::Failed(failure) = &mut done.outcome {
+                    make_presentable(failure);
+                }
+                Ok(Some(Event::Done(done)))
+            }
+            Event::Loaded(mut loaded) => {
+                if let Err(failure) = &mut loaded.result {
+                    make_presentable(failure);
+                }
+                Ok(Some(Event::Loaded(loaded)))
+            }
         }
     }
 
@@ -107,7 +141,10 @@ impl Runner {
             let result = match request.operation {
                 Operation::Http(wanted) => effects.fetch(id, rights.permissions(), wanted).await,
                 Operation::Sleep(milliseconds) => Ok(effects.sleep(milliseconds).await),
-                Operation::Publish(publish) => effects.publish_now(rights, publish, &cause).await,
+                Operation::Publish(publish) => match spend_now(&context, id, &cause) {
+                    Ok(()) => effects.publish_now(rights, publish, &cause).await,
+                    Err(reason) => Err(Refusal::Mistake(reason)),
+                },
                 Operation::Get(topic) => Ok(effects.last_value(id, &topic)),
                 Operation::Command { name, args } => {
                     context.registry.command_from(id, &name, &args, &cause).await.map_err(refusal)
@@ -124,27 +161,35 @@ impl Runner {
         input: Input,
     ) -> Result<(Outcome, Vec<Effect>), Failure> {
         let what = describe(&target);
-        let call = Call { number: self.link.next_call(), target, input };
+        let call = Call { number: self.link.next_call(), target, input, cut: None };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
         let done = self.done(&Cause::none()).await.map_err(|death| blame(self.id(), &what, &death))?;
-        self.check(&done.effects).map_err(|reason| hostile(self.id(), &reason))?;
+        self.check(&Ears::default(), &done.effects).map_err(|reason| hostile(self.id(), &reason))?;
         match done.outcome {
             Outcome::Failed(failure) => Err(failure),
             outcome => Ok((outcome, done.effects)),
         }
     }
 
-    /// Gives the worker state and configuration as they are now: another worker has written meanwhile.
-    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
+    /// Gives the worker state and configuration as they are now: another worker has written meanwhile. `held` is what
+    /// this one wants done and nobody has committed yet.
+    pub(super) async fn refresh(&mut self, held: &[Effect]) -> Result<(), Failure> {
         let kept = self.context.effects.store().kept(self.id()).await;
         let kept = kept.map_err(|error| unavailable(self.id(), &error))?;
+        self.ledger = Ledger::of(&kept);
+        // Where both together are too much, the worker refuses its plugin the next write; this one was within the quota.
+        let _ = self.ledger.enter(held, self.blueprint.limits.state);
         let snapshot = self.blueprint.snapshot(kept);
         self.link.snapshot(snapshot).map_err(|error| hostile(self.id(), &error.to_string()))
     }
 
-    /// The bridge's own look at what a call wants done.
-    pub(super) fn check(&self, effects: &[Effect]) -> Result<(), String> {
-        crate::effects::check(&self.blueprint.rights, &self.blueprint.limits, effects)
+    /// The bridge's own look at what a call wants done, on top of the handlers, timers and keys that are there. A
+    /// worker that fails here is ended.
+    pub(super) fn check(&mut self, ears: &Ears, effects: &[Effect]) -> Result<(), String> {
+        let limits = &self.blueprint.limits;
+        crate::effects::check(&self.blueprint.rights, limits, effects)?;
+        ears.check(effects, limits)?;
+        self.ledger.enter(effects, limits.state)
     }
 }
 
@@ -164,7 +209,35 @@ impl Newborn {
         let target = Target::Hook("on_startup".into());
         let (_, effects) = self.runner.call_alone(target, Input::Nothing).await?;
         self.held.extend(effects);
-        Ok(())
+        let held = Ears::default().check(&self.held, &self.runner.blueprint.limits);
+        held.map_err(|reason| hostile(self.runner.id(), &reason))
+    }
+}
+
+/// Counts a publish outside of the hook that no message asked for; the others are counted with their message.
+fn spend_now(context: &Context, id: &PluginId, cause: &Cause) -> Result<(), String> {
+    match context.registry.get(id.as_str()) {
+        Some(shared) if !cause.has_message() => shared.allowance().spend(1),
+        _ => Ok(()),
+    }
+}
+
+/// A worker has cut its texts and taken control characters out of them; this is for one that has not. They go into
+/// logs and envelopes.
+fn make_presentable(failure: &mut Failure) {
+    let is_good = |text: &str, most: usize, breaks: bool| {
+        text.len() <= most && !text.chars().any(|c| c.is_control() && !(breaks && matches!(c, '\n' | '\t')))
+    };
+    if !is_good(&failure.message, MAX_MESSAGE, false) {
+        failure.message = shown(&failure.message, MAX_MESSAGE / 4);
+    }
+    if !is_good(&failure.traceback, MAX_TRACEBACK, true) {
+        failure.traceback = shown(&failure.traceback, MAX_TRACEBACK / 4);
+    }
+    if let ErrorCode::Plugin(code) = &mut failure.code
+        && !is_good(code, MAX_CODE, false)
+    {
+        *code = shown(code, MAX_CODE / 4);
     }
 }
 

@@ -3,13 +3,20 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{actor::Control, mail::Mail, manifest::Manifest, stats::Stats};
-use crate::model::{Failure, Filter, Permission, PluginId};
+use super::{
+    actor::Control, allowance::Allowance, backlog::Backlog, mailbox::Mailbox, manifest::Manifest,
+    stats::Stats,
+};
+use crate::{
+    effects::Hush,
+    model::{Failure, Filter, Permission, PluginId},
+};
 
 /// Where a plugin stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,8 +41,11 @@ struct Inner {
     id: PluginId,
     facts: Mutex<Facts>,
     stats: Mutex<Stats>,
-    mailbox: mpsc::Sender<Mail>,
+    mailbox: Mailbox,
     control: mpsc::Sender<Control>,
+    allowance: Mutex<Allowance>,
+    backlog: Backlog,
+    drops: Mutex<Hush>,
 }
 
 /// What changes with a reload.
@@ -54,7 +64,7 @@ impl Shared {
     pub(super) fn new(
         manifest: Arc<Manifest>,
         permissions: Vec<Permission>,
-        mailbox: mpsc::Sender<Mail>,
+        mailbox: Mailbox,
         control: mpsc::Sender<Control>,
     ) -> Self {
         let id = manifest.id.clone();
@@ -73,6 +83,9 @@ impl Shared {
             stats: Mutex::new(Stats::default()),
             mailbox,
             control,
+            allowance: Mutex::new(Allowance::new()),
+            backlog: Backlog::default(),
+            drops: Mutex::default(),
         }))
     }
 
@@ -90,8 +103,25 @@ impl Shared {
         self.0.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn mailbox(&self) -> &mpsc::Sender<Mail> {
+    pub(super) fn mailbox(&self) -> &Mailbox {
         &self.0.mailbox
+    }
+
+    /// Counts an event that its full mailbox dropped; gives how many, where it is time to say so again.
+    pub(super) fn dropped_one(&self) -> Option<u32> {
+        self.stats().dropped();
+        let mut drops = self.0.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        drops.lets("", Instant::now()).then(|| drops.take() + 1)
+    }
+
+    /// What it may put out without having been asked.
+    pub(super) fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        self.0.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has put out and nobody has taken yet.
+    pub(super) fn backlog(&self) -> &Backlog {
+        &self.0.backlog
     }
 
     pub(super) fn control(&self) -> &mpsc::Sender<Control> {

@@ -15,6 +15,7 @@ pub(super) struct Stats {
     calls: u64,
     errors: u64,
     timeouts: u64,
+    dropped: u64,
     total: Duration,
     recent: VecDeque<u32>,
     memory: usize,
@@ -35,6 +36,8 @@ pub struct PluginHealth {
     pub p99_us: u32,
     /// The Lua heap after the last call, in bytes.
     pub memory_bytes: usize,
+    /// Events that its full mailbox dropped.
+    pub dropped: u64,
 }
 
 impl Stats {
@@ -53,6 +56,10 @@ impl Stats {
         self.timeouts += u64::from(*code == ErrorCode::Timeout);
     }
 
+    pub(super) fn dropped(&mut self) {
+        self.dropped += 1;
+    }
+
     pub(super) fn health(&self) -> PluginHealth {
         let mut sorted: Vec<u32> = self.recent.iter().copied().collect();
         sorted.sort_unstable();
@@ -65,6 +72,7 @@ impl Stats {
             avg_us: u64::try_from(mean).unwrap_or(u64::MAX),
             p99_us,
             memory_bytes: self.memory,
+            dropped: self.dropped,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         ErrorCode, Failure, Filter,
         frame::{Effect, Input, Target},
     },
-    store::{Commit, StoreError},
+    store::{Commit, Sequence, StoreError},
     worker::Death,
 };
 
@@ -44,8 +44,9 @@ impl Actor {
             self.shared.stats().ran(ran, 0);
             self.fail(job, failure, ran);
         } else {
-            let (id, reason) = (self.shared.id(), death.to_string());
-            tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
+            let failure = blame(self.shared.id(), "between two calls it", death);
+            tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+            self.shared.failed(&failure);
         }
         self.revive().await;
     }
@@ -128,7 +129,8 @@ impl Actor {
         let Newborn { runner, hooks, held } = newborn;
         let id = self.shared.id().clone();
         let old = std::mem::take(&mut self.ears);
-        let commit = self.context.effects.commit(&id, &held).await;
+        let sequence = runner.sequence.clone();
+        let commit = self.context.effects.commit(&id, &held, &sequence).await;
         let bus = self.context.effects.bus();
         if hooks.iter().any(|hook| hook == "on_mqtt") {
             for filter in &self.blueprint.manifest.subscribe {
@@ -141,7 +143,7 @@ impl Actor {
         self.runner = Some(runner);
         self.born = Instant::now();
         self.announce(hooks);
-        self.perform_alone(commit, outputs).await;
+        self.perform_alone(commit, sequence, outputs).await;
     }
 
     /// Tells the registry that this version serves now.
@@ -169,7 +171,7 @@ impl Actor {
         blueprint: Arc<Blueprint>,
         mut newborn: Newborn,
     ) -> Result<(), Failure> {
-        let started = match newborn.runner.refresh().await {
+        let started = match newborn.runner.refresh(&newborn.held).await {
             Ok(()) => newborn.start_up().await,
             failed => failed,
         };
@@ -188,7 +190,7 @@ impl Actor {
         if wrote && let Some(runner) = &mut self.runner {
             // The new worker has not seen what the old one wrote in leaving; by now all of it is handed to
             // the store, so what is read is what both have left.
-            if let Err(failure) = runner.refresh().await {
+            if let Err(failure) = runner.refresh(&[]).await {
                 tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
                 self.revive().await;
             }
@@ -203,10 +205,11 @@ impl Actor {
         let target = Target::Hook("on_shutdown".into());
         match runner.call_alone(target, Input::Nothing).await {
             Ok((_, effects)) => {
-                let commit = self.context.effects.commit(self.shared.id(), &effects).await;
+                let sequence = runner.sequence.clone();
+                let commit = self.context.effects.commit(self.shared.id(), &effects, &sequence).await;
                 let wrote = matches!(commit, Ok(Some(_)));
                 let outputs = effects.into_iter().filter(is_output).collect();
-                self.perform_alone(commit, outputs).await;
+                self.perform_alone(commit, sequence, outputs).await;
                 wrote
             }
             Err(failure) => {
@@ -233,7 +236,7 @@ impl Actor {
         }
         self.refuse_queue();
         // What was handed to the performer is done before the plugin counts as stopped.
-        let done = self.perform_alone(Ok(None), Vec::new()).await;
+        let done = self.perform_alone(Ok(None), Sequence::default(), Vec::new()).await;
         let _ = done.await;
     }
 
@@ -241,13 +244,14 @@ impl Actor {
     async fn perform_alone(
         &mut self,
         commit: Result<Option<Commit>, StoreError>,
+        sequence: Sequence,
         outputs: Vec<Effect>,
     ) -> oneshot::Receiver<Step> {
         let (reply, done) = oneshot::channel();
         let (cause, ran) = (Cause::none(), Duration::ZERO);
-        let performance = Performance { commit, outputs, cause, value: None, ran, reply: Some(reply) };
-        // The performer lives as long as this sender.
-        let _ = self.performer.send(performance).await;
+        let (value, reply, place) = (None, Some(reply), self.performer.place(&outputs).await);
+        let performance = Performance { commit, sequence, outputs, cause, value, ran, reply, place };
+        self.performer.send(performance).await;
         done
     }
 }

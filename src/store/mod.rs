@@ -4,7 +4,14 @@
 mod schema;
 mod writer;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
@@ -82,6 +89,11 @@ pub enum StoreError {
     Closed,
 }
 
+/// Commits that build on each other: once one of them has failed, those behind it fail too, for what they hold was
+/// worked out from what never happened. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Sequence(Arc<AtomicBool>);
+
 /// A commit on its way. Await it to learn whether it is durable.
 #[derive(Debug)]
 pub struct Commit(oneshot::Receiver<Result<(), String>>);
@@ -123,8 +135,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Closed`].
     pub async fn commit(&self, writes: Vec<Write>) -> Result<Commit, StoreError> {
+        self.commit_in(writes, &Sequence::default()).await
+    }
+
+    /// The same for changes that build on those handed over before in the same sequence.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn commit_in(&self, writes: Vec<Write>, sequence: &Sequence) -> Result<Commit, StoreError> {
         let (done, commit) = oneshot::channel();
-        self.send(writer::Job::Commit { writes, done }).await?;
+        let sequence = sequence.clone();
+        self.send(writer::Job::Commit(writer::Changes { writes, sequence, done })).await?;
         Ok(Commit(commit))
     }
 
@@ -163,6 +184,21 @@ impl Store {
     }
 }
 
+impl Sequence {
+    /// What to say of that which comes behind a failed commit.
+    pub(crate) const BROKEN: &str = "an earlier change of the same plugin could not be kept";
+
+    /// Whether one of its commits has failed.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn break_off(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 impl Commit {
     /// Waits until it is durable.
     ///
@@ -175,7 +211,7 @@ impl Commit {
 
 #[cfg(test)]
 mod tests {
-    use super::{PluginId, Space, Store, StoreError, Write};
+    use super::{PluginId, Sequence, Space, Store, StoreError, Write};
     use serde_json::value::to_raw_value;
 
     fn write(key: &str, value: Option<i64>) -> Write {
@@ -218,6 +254,34 @@ mod tests {
         let missing = directory.path().join("nowhere.db");
         assert!(keys(&Store::copy_of(&missing).unwrap()).await.is_empty());
         assert!(!missing.exists());
+    }
+
+    #[tokio::test]
+    async fn what_builds_on_a_failed_commit_fails_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        drop(Store::open(&path).unwrap());
+        let raw = rusqlite::Connection::open(&path).unwrap();
+        raw.execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON state WHEN NEW.key = 'bad' BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        )
+        .unwrap();
+        let store = Store::open(&path).unwrap();
+        let (one, other) = (Sequence::default(), Sequence::default());
+        let mut commits = Vec::new();
+        for (sequence, key) in [(&one, "a"), (&one, "bad"), (&other, "b"), (&one, "c"), (&other, "d")] {
+            commits.push(store.commit_in(vec![write(key, Some(1))], sequence).await.unwrap());
+        }
+        let mut kept = Vec::new();
+        for commit in commits {
+            kept.push(commit.durable().await.is_ok());
+        }
+        assert_eq!(kept, [true, false, true, false, true]);
+        assert_eq!((one.is_broken(), other.is_broken()), (true, false));
+        let late = store.commit_in(vec![write("e", Some(1))], &one).await.unwrap().durable().await;
+        assert!(late.unwrap_err().to_string().ends_with(Sequence::BROKEN));
+        let kept: Vec<String> = keys(&store).await.into_iter().map(|(key, _)| key).collect();
+        assert_eq!(kept, ["a", "b", "d"]);
     }
 
     #[test]

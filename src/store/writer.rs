@@ -4,19 +4,26 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Kept, Space, Write};
+use super::{Kept, Sequence, Space, Write};
 use crate::model::PluginId;
 
 /// Commits taken together at most; more than the bridge has in flight at once.
 const GROUP: usize = 256;
 
-type Reply<T> = oneshot::Sender<Result<T, String>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, String>>;
 
 pub(super) enum Job {
-    Commit { writes: Vec<Write>, done: Reply<()> },
+    Commit(Changes),
     Kept { plugin: PluginId, done: Reply<Kept> },
     Note { key: &'static str, done: Reply<Option<String>> },
     KeepNote { key: &'static str, value: String, done: Reply<()> },
+}
+
+/// What one commit writes.
+pub(super) struct Changes {
+    pub(super) writes: Vec<Write>,
+    pub(super) sequence: Sequence,
+    pub(super) done: Reply<()>,
 }
 
 /// Starts the thread; it ends when every handle of the store is gone.
@@ -32,14 +39,14 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
     let mut group = Vec::new();
     let mut next = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
-        let Job::Commit { writes, done } = job else {
+        let Job::Commit(changes) = job else {
             answer(&connection, job);
             continue;
         };
-        group.push((writes, done));
+        group.push(changes);
         while group.len() < GROUP {
             match queue.try_recv() {
-                Ok(Job::Commit { writes, done }) => group.push((writes, done)),
+                Ok(Job::Commit(changes)) => group.push(changes),
                 Ok(other) => {
                     next = Some(other);
                     break;
@@ -51,18 +58,24 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-/// One transaction for all; where that fails, one for each, so that only the culprit fails.
-fn commit_group(connection: &mut Connection, group: &mut Vec<(Vec<Write>, Reply<()>)>) {
-    let together = apply(connection, group.iter().flat_map(|(writes, _)| writes));
+/// One transaction for all; where that fails, one for each, so that only the culprit fails, and with it what builds
+/// on it.
+fn commit_group(connection: &mut Connection, group: &mut Vec<Changes>) {
+    let whole = |changes: &Changes| !changes.sequence.is_broken();
+    let together = apply(connection, group.iter().filter(|changes| whole(changes)).flat_map(|c| &c.writes));
     let alone = group.len() == 1;
-    for (writes, done) in group.drain(..) {
+    for changes in group.drain(..) {
         let result = match &together {
+            _ if changes.sequence.is_broken() => Err(Sequence::BROKEN.to_owned()),
             Ok(()) => Ok(()),
             Err(error) if alone => Err(error.to_string()),
-            Err(_) => apply(connection, writes.iter()).map_err(|error| error.to_string()),
+            Err(_) => apply(connection, changes.writes.iter()).map_err(|error| error.to_string()),
         };
+        if result.is_err() {
+            changes.sequence.break_off();
+        }
         // A caller that is gone does not want to know.
-        let _ = done.send(result);
+        let _ = changes.done.send(result);
     }
 }
 
@@ -94,7 +107,7 @@ fn apply<'a>(connection: &mut Connection, writes: impl Iterator<Item = &'a Write
 /// Reads, and notes of the bridge's own. An answer nobody waits for any more is dropped.
 fn answer(connection: &Connection, job: Job) {
     match job {
-        Job::Commit { .. } => {}
+        Job::Commit(_) => {}
         Job::Kept { plugin, done } => {
             let _ = done.send(kept(connection, &plugin));
         }

@@ -114,7 +114,7 @@ fn raw(text: String) -> Box<serde_json::value::RawValue> {
 }
 
 fn call(number: u64) -> Call {
-    Call { number, target: Target::Hook("on_chat".into()), input: Input::Nothing }
+    Call { number, target: Target::Hook("on_chat".into()), input: Input::Nothing, cut: None }
 }
 
 /// Each is killed for what it did, and the reason says what that was.
@@ -245,7 +245,7 @@ async fn one_that_does_not_read_is_killed_and_what_it_left_unread_is_bounded() {
     while link.has_room() {
         number += 1;
         let input = Input::Value(raw("x".repeat(100_000)));
-        link.call(&Call { number, target: Target::Hook("on_chat".into()), input }).unwrap();
+        link.call(&Call { number, target: Target::Hook("on_chat".into()), input, cut: None }).unwrap();
     }
     assert!(number <= 16, "{number}");
     assert_eq!(link.event().await.unwrap_err(), Death::Overran(Overrun::Wall(300)));

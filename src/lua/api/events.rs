@@ -23,6 +23,9 @@ fn emit(call: &Invocation<'_>) -> Answer {
             call.mistake(&format!("cannot emit `{name}`: an event's name is 1 to 64 of A-Z a-z 0-9 _ . : -"))
         );
     }
+    if let Some(why) = &*call.host.cut.borrow() {
+        return Err(call.mistake(&format!("cannot emit `{name}`: {why}")));
+    }
     let data: Box<RawValue> = call.host.write_json(call.value(1), &format!("the data of event `{name}`"))?;
     let bytes = name.len() + data.get().len();
     let mut books = call.host.books.borrow_mut();

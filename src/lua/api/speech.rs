@@ -24,6 +24,9 @@ fn say(call: &Invocation<'_>) -> Answer {
     if bytes > limit || text.is_empty() {
         return Err(call.mistake(&format!("wants a text of 1 to {limit} bytes (limits.result)")));
     }
+    if let Some(why) = &*call.host.cut.borrow() {
+        return Err(call.mistake(&format!("cannot be heard: {why}")));
+    }
     let options = call.options(1, &["conversation_id", "user", "site"])?;
     let say = Say {
         text,

@@ -291,7 +291,8 @@ fn mqtt_subscriptions_get_messages() {
                 ..Properties::default()
             },
         };
-        let done = bench.call(Target::Handler(1), Input::Message(Box::new(message(br#"{"t":21.5}"#))));
+        let done =
+            bench.call(Target::Handler(1), Input::Message(std::sync::Arc::new(message(br#"{"t":21.5}"#))));
         let stored: serde_json::Value = serde_json::from_str(&effects(&done)).unwrap();
         let expect = serde_json::json!({
             "topic": "sensors/hall/temp", "payload": "{\"t\":21.5}", "json": {"t": 21.5}, "levels": ["hall/temp"], "qos": 1,
@@ -300,7 +301,7 @@ fn mqtt_subscriptions_get_messages() {
         });
         assert_eq!(stored[0]["state"]["value"], expect);
         assert_eq!(stored[1]["state"]["value"], 10);
-        let done = bench.call(Target::Handler(1), Input::Message(Box::new(message(b"\xff\x00"))));
+        let done = bench.call(Target::Handler(1), Input::Message(std::sync::Arc::new(message(b"\xff\x00"))));
         assert!(outcome(&done).contains("`payload` is a string that is not UTF-8"), "{}", outcome(&done));
     });
 }

@@ -13,7 +13,7 @@ fn event(bench: &Bench, handler: u64, data: &str) -> Done {
         id: "1".into(),
         timestamp: "2026-11-20T10:15:30Z".into(),
     };
-    bench.call(Target::Handler(handler), Input::Event { data: raw(data), event })
+    bench.call(Target::Handler(handler), Input::Event { data: raw(data).into(), event })
 }
 
 fn timer(bench: &Bench, timer: u64) -> Done {
