@@ -161,7 +161,7 @@ jarvis.events.on("pong", function(data) jarvis.events.emit("ping", { n = data.n 
     let members = ["player"; 9].join(" → ");
     let why = format!("a chain of events is cut: it went over 8 plugins already ({members} → …)");
     assert!(
-        jarvis.log.expect(&why).contains("player.lua:8: jarvis.events.emit cannot emit `ping`"),
+        jarvis.log.expect(&why).contains("player.lua:6: jarvis.events.emit cannot emit `pong`"),
         "with its line"
     );
     jarvis.settle();
