@@ -34,37 +34,53 @@ pub fn response_of(result: &RawValue) -> Option<String> {
     }
 }
 
-/// Puts a call into a plugin's mailbox; waits while that is full.
-pub(super) async fn post(
-    shared: &Shared,
-    hook: &'static str,
-    input: Input,
-    cause: &Cause,
-) -> Option<oneshot::Receiver<Step>> {
-    let (reply, answer) = oneshot::channel();
-    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-    shared.mailbox().send(mail).await.ok().map(|()| answer)
+/// A call on its way into a mailbox, and the answer that is waited for.
+pub(super) struct Letter {
+    /// Still here where the mailbox was full.
+    mail: Option<Mail>,
+    answer: oneshot::Receiver<Step>,
 }
 
-/// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
-pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<Step>>) -> Step {
-    if let Some(answer) = answer
-        && let Ok(step) = answer.await
-    {
-        return step;
+impl Letter {
+    /// Puts a call into a plugin's mailbox where that has room.
+    pub(super) fn put(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Self {
+        use tokio::sync::mpsc::error::TrySendError;
+        let (reply, answer) = oneshot::channel();
+        let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
+        let mail = match shared.mailbox().try_send(mail) {
+            Err(TrySendError::Full(mail)) => Some(mail),
+            Ok(()) | Err(TrySendError::Closed(_)) => None,
+        };
+        Self { mail, answer }
     }
-    let facts = shared.facts();
-    let text = match &facts.last_error {
-        Some(error) if facts.state == State::Error => error.clone(),
-        _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
-    };
-    Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+
+    /// Waits until the mailbox has taken it.
+    pub(super) async fn wait_for_room(&mut self, shared: &Shared) {
+        if let Some(mail) = self.mail.take() {
+            // It fails where the plugin has ended; then the answer says so.
+            let _ = shared.mailbox().send(mail).await;
+        }
+    }
+
+    /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
+    pub(super) async fn answered(self, shared: &Shared) -> Step {
+        if let Ok(step) = self.answer.await {
+            return step;
+        }
+        let facts = shared.facts();
+        let text = match &facts.last_error {
+            Some(error) if facts.state == State::Error => error.message.clone(),
+            _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+        };
+        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+    }
 }
 
 /// Asks and waits.
 pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
-    let answer = post(shared, hook, input, cause).await;
-    answered(shared, answer).await
+    let mut letter = Letter::put(shared, hook, input, cause);
+    letter.wait_for_room(shared).await;
+    letter.answered(shared).await
 }
 
 /// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits with what a QoS 1
@@ -80,6 +96,7 @@ pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
         Ok(()) => {}
         Err(TrySendError::Closed(mail)) => lost(registry, mail),
         Err(TrySendError::Full(mail)) if !mail.has_receipt() => {
+            shared.stats().dropped();
             tracing::warn!(plugin = %shared.id(), "an event was dropped: the plugin's mailbox is full");
         }
         Err(TrySendError::Full(mail)) => {

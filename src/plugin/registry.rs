@@ -16,7 +16,7 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    ask::{answered, ask, drop_in, post},
+    ask::{Letter, ask, drop_in},
     filter::Filtered,
     info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
@@ -60,6 +60,7 @@ pub(super) struct Broken {
 struct Routes {
     hooks: BTreeMap<String, Vec<Shared>>,
     commands: BTreeMap<String, Shared>,
+    /// Commands of plugins that cannot be asked, each with the reason.
     unavailable: BTreeMap<String, String>,
 }
 
@@ -137,14 +138,15 @@ impl Registry {
         let routes = self.routes();
         let Some(plugins) = routes.hooks.get(hook) else { return Vec::new() };
         let input = || Input::Value(input.to_owned());
-        let mut asked = Vec::with_capacity(plugins.len());
-        for shared in plugins {
-            asked.push((shared, post(shared, hook, input(), cause).await));
+        let mut asked: Vec<_> =
+            plugins.iter().map(|shared| (shared, Letter::put(shared, hook, input(), cause))).collect();
+        // Only now wait for those whose mailbox is full: they keep no other plugin waiting.
+        for (shared, letter) in &mut asked {
+            letter.wait_for_room(shared).await;
         }
         let mut steps = Vec::with_capacity(asked.len());
-        for (shared, answer) in asked {
-            let step = answered(shared, answer).await;
-            steps.push((shared.id().clone(), step));
+        for (shared, letter) in asked {
+            steps.push((shared.id().clone(), letter.answered(shared).await));
         }
         steps
     }
@@ -257,9 +259,11 @@ impl Registry {
             let Some(shared) = self.get(id.as_str()) else { continue };
             let (filter, cause) = (delivery.filter.clone(), cause.clone());
             let mail = Mail::Message { filter, message: message.clone(), cause };
-            match message.qos {
-                0 => dropped |= shared.mailbox().try_send(mail).is_err(),
-                _ => drop_in(self, &shared, mail),
+            if message.qos > 0 {
+                drop_in(self, &shared, mail);
+            } else if shared.mailbox().try_send(mail).is_err() {
+                shared.stats().dropped();
+                dropped = true;
             }
         }
         dropped
@@ -317,6 +321,14 @@ impl Registry {
     /// The plugin that was loaded from a file.
     pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
         self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()
+    }
+
+    /// The refused file that bears this id or this name, with or without its ending.
+    pub(super) fn refused_file(&self, id: &str) -> Option<String> {
+        let broken = self.broken();
+        let by_name = |file: &&String| *file == id || file.trim_end_matches(".lua") == id;
+        let by_id = || broken.iter().find(|(_, broken)| broken.id == id).map(|(file, _)| file);
+        broken.keys().find(by_name).or_else(by_id).cloned()
     }
 
     /// Says that the bridge is on its way out.
@@ -387,7 +399,8 @@ impl Routes {
     fn add(&mut self, shared: &Shared) {
         let facts = shared.facts();
         match facts.state {
-            State::Ready => {
+            // One that is switched off answers that itself.
+            State::Ready | State::Disabled => {
                 for hook in &facts.hooks {
                     self.hooks.entry(hook.clone()).or_default().push(shared.clone());
                 }
@@ -397,7 +410,7 @@ impl Routes {
             }
             State::Loading | State::Error | State::Unloading => {
                 for command in &facts.manifest.commands {
-                    let why = facts.last_error.clone().unwrap_or_else(|| "it is not ready".into());
+                    let why = facts.last_error.as_ref().map_or("it is not ready", |error| &error.message);
                     let reason = format!("the plugin that declares `{command}` cannot run now: {why}");
                     self.unavailable.entry(command.clone()).or_insert(reason);
                 }

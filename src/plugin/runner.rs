@@ -24,6 +24,28 @@ pub(super) struct Runner {
     context: Arc<Context>,
 }
 
+/// Why a worker did not come up, or did not come back from a call that it ran alone.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The world is in the way: the same may go well later.
+    #[error(transparent)]
+    World(Failure),
+    /// The plugin failed in good order; its worker lives.
+    #[error(transparent)]
+    Plugin(Failure),
+    /// The worker was ended, or ended by itself.
+    #[error(transparent)]
+    Died(Failure),
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::World(failure) | Trouble::Plugin(failure) | Trouble::Died(failure) => failure,
+        }
+    }
+}
+
 /// A worker that has run its source and not yet taken a message.
 pub(super) struct Newborn {
     pub(super) runner: Runner,
@@ -37,17 +59,18 @@ impl Runner {
     pub(super) async fn bring_up(
         blueprint: &Arc<Blueprint>,
         context: &Arc<Context>,
-    ) -> Result<Newborn, Failure> {
+    ) -> Result<Newborn, Trouble> {
         let id = &blueprint.manifest.id;
         let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, &error))?;
         let load = blueprint.load(blueprint.snapshot(kept));
         let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
         // The worker keeps the plugin's own measure and says what it dropped; this gate is for one that does not.
         let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second.saturating_mul(2));
-        let (blueprint, context) = (blueprint.clone(), context.clone());
-        let mut runner = Self { link, answering: None, log, blueprint, context };
-        let loaded = runner.loaded().await.map_err(|death| blame(runner.id(), "the file", &death))?;
-        let held = loaded.result?;
+        let mut runner =
+            Self { link, answering: None, log, blueprint: blueprint.clone(), context: context.clone() };
+        let died = |death| Trouble::Died(blame(&blueprint.manifest.id, "the file", &death));
+        let loaded = runner.loaded().await.map_err(died)?;
+        let held = loaded.result.map_err(Trouble::Plugin)?;
         runner.check(&held).map_err(|reason| hostile(runner.id(), &reason))?;
         Ok(Newborn { runner, hooks: loaded.hooks, held })
     }
@@ -122,20 +145,21 @@ impl Runner {
         &mut self,
         target: Target,
         input: Input,
-    ) -> Result<(Outcome, Vec<Effect>), Failure> {
+    ) -> Result<(Outcome, Vec<Effect>), Trouble> {
         let what = describe(&target);
         let call = Call { number: self.link.next_call(), target, input };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
-        let done = self.done(&Cause::none()).await.map_err(|death| blame(self.id(), &what, &death))?;
+        let done = self.done(&Cause::none()).await;
+        let done = done.map_err(|death| Trouble::Died(blame(self.id(), &what, &death)))?;
         self.check(&done.effects).map_err(|reason| hostile(self.id(), &reason))?;
         match done.outcome {
-            Outcome::Failed(failure) => Err(failure),
+            Outcome::Failed(failure) => Err(Trouble::Plugin(failure)),
             outcome => Ok((outcome, done.effects)),
         }
     }
 
     /// Gives the worker state and configuration as they are now: another worker has written meanwhile.
-    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
+    pub(super) async fn refresh(&mut self) -> Result<(), Trouble> {
         let kept = self.context.effects.store().kept(self.id()).await;
         let kept = kept.map_err(|error| unavailable(self.id(), &error))?;
         let snapshot = self.blueprint.snapshot(kept);
@@ -150,14 +174,14 @@ impl Runner {
 
 impl Newborn {
     /// Brings a worker up and calls its `on_startup`.
-    pub(super) async fn start(blueprint: &Arc<Blueprint>, context: &Arc<Context>) -> Result<Self, Failure> {
+    pub(super) async fn start(blueprint: &Arc<Blueprint>, context: &Arc<Context>) -> Result<Self, Trouble> {
         let mut newborn = Runner::bring_up(blueprint, context).await?;
         newborn.start_up().await?;
         Ok(newborn)
     }
 
     /// Calls `on_startup` on the state as it is now; what it wants done is held.
-    pub(super) async fn start_up(&mut self) -> Result<(), Failure> {
+    pub(super) async fn start_up(&mut self) -> Result<(), Trouble> {
         if !self.hooks.iter().any(|hook| hook == "on_startup") {
             return Ok(());
         }
@@ -196,20 +220,22 @@ pub(super) fn describe(target: &Target) -> String {
 pub(super) fn blame(id: &PluginId, what: &str, death: &Death) -> Failure {
     let code = match death {
         Death::Overran(_) => ErrorCode::Timeout,
-        Death::Ended(how) if how.contains("memory allocation") => ErrorCode::MemoryLimit,
+        Death::Exhausted(_) => ErrorCode::MemoryLimit,
         Death::Ended(_) | Death::Garbage(_) => ErrorCode::HookError,
     };
     Failure::new(code, format!("plugin `{id}`: {what} {death}"))
 }
 
-fn hostile(id: &PluginId, reason: &str) -> Failure {
-    Failure::new(ErrorCode::HookError, format!("plugin `{id}`: its worker was ended: {reason}"))
+fn hostile(id: &PluginId, reason: &str) -> Trouble {
+    let text = format!("plugin `{id}`: its worker was ended: {reason}");
+    Trouble::Died(Failure::new(ErrorCode::HookError, text))
 }
 
-fn unavailable(id: &PluginId, error: &crate::store::StoreError) -> Failure {
-    Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}"))
+fn unavailable(id: &PluginId, error: &crate::store::StoreError) -> Trouble {
+    Trouble::World(Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}")))
 }
 
-fn cannot_start(id: &PluginId, error: &io::Error) -> Failure {
-    Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: no worker could be started: {error}"))
+fn cannot_start(id: &PluginId, error: &io::Error) -> Trouble {
+    let text = format!("plugin `{id}`: no worker could be started: {error}");
+    Trouble::World(Failure::new(ErrorCode::Unavailable, text))
 }

@@ -8,6 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     clock::{Clock, Overrun, TICK},
+    ending::Ending,
     frames::FrameError,
     process::{Process, Spawner},
 };
@@ -45,9 +46,18 @@ pub enum Death {
     /// It ended by itself.
     #[error("failed: its worker ended by itself ({0})")]
     Ended(String),
+    /// It ended for want of memory: its own, or the machine's.
+    #[error("failed: its worker ran out of memory ({0})")]
+    Exhausted(String),
     /// It was killed for what it sent.
     #[error("failed: its worker was ended: {0}")]
     Garbage(String),
+}
+
+impl From<Ending> for Death {
+    fn from(Ending { how, exhausted }: Ending) -> Self {
+        if exhausted { Self::Exhausted(how) } else { Self::Ended(how) }
+    }
 }
 
 /// A live worker and the calls it has not answered.
@@ -139,7 +149,7 @@ impl Link {
                         Err(reason) => return Err(self.end(reason).await),
                     },
                     Err(super::process::ReadError::Closed) => {
-                        return Err(Death::Ended(self.process.end().await));
+                        return Err(self.process.end().await.into());
                     }
                     Err(garbage) => return Err(self.end(garbage.to_string()).await),
                 },

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc as std_mpsc,
@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     WORKER_ARGUMENT,
+    ending::Ending,
     frames::{self, FrameError},
 };
 use crate::model::frame::FromWorker;
@@ -146,35 +147,24 @@ impl Process {
         self.id
     }
 
-    /// Kills it where it still lives, and says in a few words how it ended.
-    pub(super) async fn end(&mut self) -> String {
-        let Some(mut child) = self.child.take() else { return "it has ended before".into() };
+    /// Kills it where it still lives, and says how it ended.
+    pub(super) async fn end(&mut self) -> Ending {
+        let Some(mut child) = self.child.take() else { return Ending::unknown() };
         let mut last_words = child.stderr.take();
         let (reply, status) = oneshot::channel();
         if self.spawner.orders.send(Order::Reap(child, reply)).is_err() {
-            return "nobody knows how it ended".into();
+            return Ending::unknown();
         }
-        let Ok(status) = status.await else { return "nobody knows how it ended".into() };
-        let how = match (status.signal(), status.code()) {
-            (Some(signal), _) => format!("signal {signal}"),
-            (None, Some(code)) => format!("exit code {code}"),
-            (None, None) => "no exit code".into(),
-        };
-        match last_words.as_mut().map(last_line) {
-            Some(text) if !text.is_empty() => format!("{how}: {text}"),
-            _ => how,
-        }
+        let Ok(status) = status.await else { return Ending::unknown() };
+        Ending::of(status, &last_words.as_mut().map(read_words).unwrap_or_default())
     }
 }
 
-/// What a dead worker has left on its standard error, at most one line of it. The pipe's other end is
-/// closed, so this does not wait.
-fn last_line(pipe: &mut std::process::ChildStderr) -> String {
+/// What a dead worker has left on its standard error. The pipe's other end is closed, so this does not wait.
+fn read_words(pipe: &mut std::process::ChildStderr) -> String {
     let mut text = Vec::new();
     let _ = pipe.take(64 * 1024).read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
-    line.chars().filter(|character| !character.is_control()).take(300).collect()
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 impl Drop for Process {
