@@ -1,6 +1,10 @@
 //! Putting things into a plugin's mailbox, and waiting for what comes back.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -34,53 +38,53 @@ pub fn response_of(result: &RawValue) -> Option<String> {
     }
 }
 
-/// A call on its way into a mailbox, and the answer that is waited for.
-pub(super) struct Letter {
-    /// Still here where the mailbox was full.
-    mail: Option<Mail>,
-    answer: oneshot::Receiver<Step>,
+/// Puts a call into a plugin's mailbox; waits while that is full.
+pub(super) async fn post(
+    shared: &Shared,
+    hook: &'static str,
+    input: Input,
+    cause: &Cause,
+) -> Option<oneshot::Receiver<Step>> {
+    let (reply, answer) = oneshot::channel();
+    let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
+    shared.mailbox().send(mail).await.ok().map(|()| answer)
 }
 
-impl Letter {
-    /// Puts a call into a plugin's mailbox where that has room.
-    pub(super) fn put(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Self {
-        use tokio::sync::mpsc::error::TrySendError;
-        let (reply, answer) = oneshot::channel();
-        let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-        let mail = match shared.mailbox().try_send(mail) {
-            Err(TrySendError::Full(mail)) => Some(mail),
-            Ok(()) | Err(TrySendError::Closed(_)) => None,
-        };
-        Self { mail, answer }
-    }
-
-    /// Waits until the mailbox has taken it.
-    pub(super) async fn wait_for_room(&mut self, shared: &Shared) {
-        if let Some(mail) = self.mail.take() {
-            // It fails where the plugin has ended; then the answer says so.
-            let _ = shared.mailbox().send(mail).await;
+/// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
+pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = posts.into_iter().map(|post| Some(Box::pin(post))).collect();
+    let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (post, done) in waiting.iter_mut().zip(&mut done) {
+            if let Some(Poll::Ready(value)) = post.as_mut().map(|post| post.as_mut().poll(context)) {
+                (*post, *done) = (None, Some(value));
+            }
         }
-    }
+        if waiting.iter().any(Option::is_some) { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
 
-    /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
-    pub(super) async fn answered(self, shared: &Shared) -> Step {
-        if let Ok(step) = self.answer.await {
-            return step;
-        }
-        let facts = shared.facts();
-        let text = match &facts.last_error {
-            Some(error) if facts.state == State::Error => error.message.clone(),
-            _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
-        };
-        Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+/// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
+pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<Step>>) -> Step {
+    if let Some(answer) = answer
+        && let Ok(step) = answer.await
+    {
+        return step;
     }
+    let facts = shared.facts();
+    let text = match &facts.last_error {
+        Some(error) if facts.state == State::Error => error.message.clone(),
+        _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+    };
+    Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
 }
 
 /// Asks and waits.
 pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
-    let mut letter = Letter::put(shared, hook, input, cause);
-    letter.wait_for_room(shared).await;
-    letter.answered(shared).await
+    let answer = post(shared, hook, input, cause).await;
+    answered(shared, answer).await
 }
 
 /// Puts mail into a mailbox without waiting here. Where it is full, a task of its own waits with what a QoS 1

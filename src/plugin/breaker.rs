@@ -24,12 +24,7 @@ pub struct BreakerSettings {
 /// The figures of the shipped `config/default.toml`; a test of the configuration holds the two together.
 impl Default for BreakerSettings {
     fn default() -> Self {
-        Self {
-            failures: 5,
-            pause: Duration::from_secs(60),
-            kills: 3,
-            kills_within: Duration::from_secs(600),
-        }
+        Self { failures: 5, pause: Duration::from_secs(60), kills: 3, kills_within: Duration::from_secs(600) }
     }
 }
 
@@ -88,7 +83,9 @@ impl Breaker {
     pub(super) fn refuses(&self, now: Instant) -> Option<Duration> {
         match self.phase {
             Phase::Closed => None,
-            Phase::Open { until } => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
+            Phase::Open { until } => {
+                Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+            }
             Phase::HalfOpen => Some(Duration::ZERO),
         }
     }

@@ -16,7 +16,7 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    ask::{Letter, ask, drop_in},
+    ask::{answered, ask, drop_in, post, posted},
     filter::Filtered,
     info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
@@ -138,15 +138,12 @@ impl Registry {
         let routes = self.routes();
         let Some(plugins) = routes.hooks.get(hook) else { return Vec::new() };
         let input = || Input::Value(input.to_owned());
-        let mut asked: Vec<_> =
-            plugins.iter().map(|shared| (shared, Letter::put(shared, hook, input(), cause))).collect();
-        // Only now wait for those whose mailbox is full: they keep no other plugin waiting.
-        for (shared, letter) in &mut asked {
-            letter.wait_for_room(shared).await;
-        }
-        let mut steps = Vec::with_capacity(asked.len());
-        for (shared, letter) in asked {
-            steps.push((shared.id().clone(), letter.answered(shared).await));
+        let asked: Vec<_> =
+            plugins.iter().map(|shared| (shared, post(shared, hook, input(), cause))).collect();
+        let (plugins, letters): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+        let mut steps = Vec::with_capacity(plugins.len());
+        for (shared, answer) in plugins.into_iter().zip(posted(letters).await) {
+            steps.push((shared.id().clone(), answered(shared, answer).await));
         }
         steps
     }

@@ -11,7 +11,8 @@ use serde_json::{Value, value::to_raw_value};
 use tokio::sync::broadcast;
 
 use super::{
-    BreakerSettings, Notice, Registry, Settings, context::Context, files::Found, manager::Manager, manifest::Manifest, watch,
+    BreakerSettings, Notice, Registry, Settings, context::Context, files::Found, manager::Manager,
+    manifest::Manifest, watch,
 };
 use crate::{
     effects::{Cause, Effects, http},

@@ -136,7 +136,8 @@ mod tests {
             .iter()
             .for_each(|code| stats.failed(code));
         let health = stats.health();
-        let counted: Vec<_> = health.errors_by_code.iter().map(|(code, count)| (code.as_str(), *count)).collect();
+        let counted: Vec<_> =
+            health.errors_by_code.iter().map(|(code, count)| (code.as_str(), *count)).collect();
         assert_eq!(counted, [("hook_error", 1), ("plugin", 100), ("timeout", 2)]);
         assert_eq!((health.errors, health.timeouts), (103, 2));
     }

@@ -82,8 +82,8 @@ impl Actor {
         }
         let (id, settings) = (self.shared.id().clone(), self.context.settings.breaker);
         let text = format!(
-            "plugin `{id}` is switched off: its worker had to be ended {} times within {} s, the last time: {}; \
-             change its file, or ask `bridge/request/plugin/reload`",
+            "plugin `{id}` is switched off: its worker had to be ended {} times within {} s (breaker.kills), the \
+             last time: {}; change its file, or ask `bridge/request/plugin/reload`",
             settings.kills,
             settings.kills_within.as_secs(),
             failure.message

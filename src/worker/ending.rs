@@ -89,12 +89,7 @@ mod tests {
             "SIGABRT: it gave itself up: memory allocation of 64 bytes failed",
             true,
         );
-        check(
-            9,
-            "",
-            "SIGKILL from outside: so ends whom the system takes when memory runs short",
-            true,
-        );
+        check(9, "", "SIGKILL from outside: so ends whom the system takes when memory runs short", true);
         check(1 << 8, "worker: \x1b[31mno", "exit code 1: worker: \u{fffd}[31mno", false);
         check(27, "", "signal 27", false);
     }
