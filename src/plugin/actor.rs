@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
@@ -60,6 +61,8 @@ pub(super) struct Actor {
     pub(super) runner: Option<Runner>,
     /// The worker that takes over next, in the making while there is none.
     pub(super) coming: Option<Coming>,
+    /// Whether that one is waited for so long that whoever asks is told.
+    pub(super) resting: bool,
     pub(super) born: Instant,
     pub(super) free_since: Instant,
     /// Workers made since one lived well: each waits longer than the one before.
@@ -76,12 +79,12 @@ pub(super) struct Actor {
 }
 
 /// A worker in the making.
-pub(super) type Coming = Pin<Box<dyn Future<Output = Result<Newborn, Trouble>> + Send>>;
+pub(super) type Coming = Pin<Box<dyn Future<Output = Result<Box<Newborn>, Trouble>> + Send>>;
 
 /// What the loop woke up for.
 enum Turn {
     Order(Control),
-    Born(Result<Newborn, Trouble>),
+    Born(Result<Box<Newborn>, Trouble>),
     Done(Done),
     Died(Death),
     Mail(Mail),
@@ -112,6 +115,7 @@ impl Actor {
             control,
             runner: None,
             coming: None,
+            resting: false,
             born: Instant::now(),
             free_since: Instant::now(),
             attempts: 0,
@@ -237,7 +241,12 @@ impl Actor {
         }
         self.shared.stats().ran(ran, done.memory);
         let value = match done.outcome {
-            Outcome::Missing | Outcome::Nothing => None,
+            Outcome::Missing => {
+                // Nothing has run that would say anything of the plugin.
+                self.breaker.untried(Instant::now());
+                return answer(job, None, ran);
+            }
+            Outcome::Nothing => None,
             Outcome::Value(value) => Some(value),
             Outcome::Failed(failure) => {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
@@ -305,18 +314,9 @@ impl Actor {
 
     /// Takes what a call wants done apart: writes to the store, handlers and timers here, the rest to the
     /// performer.
-    async fn perform(
-        &mut self,
-        effects: Vec<Effect>,
-        job: Job,
-        value: Option<Box<serde_json::value::RawValue>>,
-        ran: Duration,
-    ) {
+    async fn perform(&mut self, effects: Vec<Effect>, job: Job, value: Option<Box<RawValue>>, ran: Duration) {
         if effects.is_empty() {
-            if let Some(reply) = job.reply {
-                let _ = reply.send(Step { outcome: Ok(value), ran });
-            }
-            return;
+            return answer(job, value, ran);
         }
         let commit = self.context.effects.commit(self.shared.id(), &effects).await;
         let outputs = self.apply(effects).await;
@@ -398,6 +398,13 @@ impl Actor {
     }
 }
 
+/// Answers a call that wants nothing done.
+fn answer(job: Job, value: Option<Box<RawValue>>, ran: Duration) {
+    if let Some(reply) = job.reply {
+        let _ = reply.send(Step { outcome: Ok(value), ran });
+    }
+}
+
 /// Whose fault it is.
 enum Blame {
     Plugin(Failure),
@@ -405,7 +412,7 @@ enum Blame {
 }
 
 /// The worker in the making, made or not; never where there is none.
-async fn born(coming: &mut Option<Coming>) -> Result<Newborn, Trouble> {
+async fn born(coming: &mut Option<Coming>) -> Result<Box<Newborn>, Trouble> {
     let Some(making) = coming else { return std::future::pending().await };
     let born = making.await;
     *coming = None;

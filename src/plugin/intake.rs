@@ -19,7 +19,7 @@ use crate::{
 impl Actor {
     /// Whether what comes now is refused.
     pub(super) fn is_refusing(&self, now: Instant) -> bool {
-        self.is_down() || self.breaker.refuses(now).is_some()
+        self.is_down() || self.resting || self.breaker.refuses(now).is_some()
     }
 
     /// Whether there is no worker and none on its way.
@@ -108,25 +108,31 @@ impl Actor {
     fn refusal(&self, now: Instant) -> Failure {
         let id = self.shared.id();
         let facts = self.shared.facts();
-        let why = match &facts.last_error {
-            Some(error) if facts.state != State::Unloading => error.message.as_str(),
-            Some(_) | None => "it is being unloaded",
-        };
-        if facts.state == State::Disabled {
-            return Failure::new(ErrorCode::Disabled, why);
+        let error = facts.last_error.as_ref().map(|error| error.message.as_str());
+        let unavailable =
+            |text: String| Failure::new(ErrorCode::Unavailable, format!("plugin `{id}` {text}"));
+        match facts.state {
+            State::Disabled => {
+                return Failure::new(ErrorCode::Disabled, error.unwrap_or("it is switched off"));
+            }
+            State::Unloading => return unavailable("is being unloaded".into()),
+            State::Loading | State::Ready | State::Error => {}
         }
-        let Some(left) = self.breaker.refuses(now).filter(|_| !self.is_down()) else {
-            return Failure::new(ErrorCode::Unavailable, format!("plugin `{id}` cannot run now: {why}"));
+        let last = error.map(|error| format!("; the last time: {error}")).unwrap_or_default();
+        if self.is_down() {
+            return unavailable(format!("cannot run now{last}"));
+        }
+        let Some(left) = self.breaker.refuses(now) else {
+            return unavailable(format!("is being started again, try it in a while{last}"));
         };
         let again = match left.as_secs_f64().ceil() {
             0.0 => "one call tries it now".to_owned(),
             seconds => format!("it is tried again in {seconds} s"),
         };
-        let text = format!(
-            "plugin `{id}` is left alone: {} of its calls in a row did not come back, {again}; the last one: {why}",
+        unavailable(format!(
+            "is left alone: {} of its calls in a row did not come back, {again}{last}",
             self.breaker.row()
-        );
-        Failure::new(ErrorCode::Unavailable, text)
+        ))
     }
 
     /// Queues the timers that are due.

@@ -395,9 +395,14 @@ impl Registry {
 impl Routes {
     fn add(&mut self, shared: &Shared) {
         let facts = shared.facts();
-        match facts.state {
-            // One that is switched off answers that itself.
-            State::Ready | State::Disabled => {
+        // One that was up before answers itself why it cannot be asked now.
+        let is_up = match facts.state {
+            State::Ready | State::Disabled => true,
+            State::Loading => !facts.hooks.is_empty(),
+            State::Error | State::Unloading => false,
+        };
+        match is_up {
+            true => {
                 for hook in &facts.hooks {
                     self.hooks.entry(hook.clone()).or_default().push(shared.clone());
                 }
@@ -405,7 +410,7 @@ impl Routes {
                     self.commands.entry(command.clone()).or_insert_with(|| shared.clone());
                 }
             }
-            State::Loading | State::Error | State::Unloading => {
+            false => {
                 for command in &facts.manifest.commands {
                     let why = facts.last_error.as_ref().map_or("it is not ready", |error| &error.message);
                     let reason = format!("the plugin that declares `{command}` cannot run now: {why}");

@@ -54,17 +54,13 @@ impl Actor {
     async fn bury_idle(&mut self, death: &Death) {
         let (id, reason) = (self.shared.id(), death.to_string());
         tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
-        match death {
-            Death::Exhausted(_) => {
-                self.shared.stats().killed();
-                self.revive();
-            }
-            Death::Overran(_) | Death::Ended(_) | Death::Garbage(_) => {
-                let failure = blame(id, "its worker", death);
-                self.shared.failed(&failure);
-                self.strike(&failure).await;
-            }
+        if matches!(death, Death::Exhausted(_)) {
+            self.shared.stats().killed();
+            return self.revive();
         }
+        let failure = blame(id, "its worker", death);
+        self.shared.failed(&failure);
+        self.strike(&failure).await;
     }
 
     /// A call has cost the plugin its worker.
@@ -106,23 +102,24 @@ impl Actor {
             1 => Duration::ZERO,
             more => Duration::from_millis(25 << more.min(12)).min(MAX_PAUSE),
         };
-        if pause >= LONG_PAUSE {
+        self.resting = pause >= LONG_PAUSE;
+        if self.resting {
             self.shared.facts().state = State::Loading;
             self.context.registry.changed();
         }
         let (blueprint, context) = (self.blueprint.clone(), self.context.clone());
         self.coming = Some(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            Newborn::start(&blueprint, &context).await
+            Newborn::start(&blueprint, &context).await.map(Box::new)
         }));
     }
 
     /// Takes what came of making a fresh worker; again and again where the world and not the plugin is in the
     /// way.
-    pub(super) async fn settle(&mut self, born: Result<Newborn, Trouble>) {
+    pub(super) async fn settle(&mut self, born: Result<Box<Newborn>, Trouble>) {
         match born {
             Ok(newborn) => {
-                self.take_over(newborn).await;
+                self.take_over(*newborn).await;
                 self.shared.stats().restarted();
                 tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
             }
@@ -158,7 +155,7 @@ impl Actor {
 
     /// The plugin cannot run until its file changes or it is told to. Nothing is sent to it any more.
     async fn put_away(&mut self, state: State, failure: &Failure) {
-        (self.runner, self.coming) = (None, None);
+        (self.runner, self.coming, self.resting) = (None, None, false);
         self.put_back();
         let ears = std::mem::take(&mut self.ears);
         self.listen();
@@ -188,10 +185,12 @@ impl Actor {
         }
         let outputs = self.apply(held).await;
         self.drop_ears(&old).await;
-        (self.runner, self.coming) = (Some(runner), None);
+        (self.runner, self.coming, self.resting) = (Some(runner), None, false);
         self.born = Instant::now();
         self.announce(hooks);
-        self.perform_alone(commit, outputs).await;
+        if !(outputs.is_empty() && matches!(commit, Ok(None))) {
+            self.perform_alone(commit, outputs).await;
+        }
     }
 
     /// Tells the registry that this version serves now.
