@@ -17,7 +17,7 @@ use crate::{
     effects::{Bus, Effects, HttpClient, bus::REQUESTS, http},
     model::Filter,
     mqtt::{self, Inbox, Outbox, RetainHandling, Session, Subscription},
-    plugin::{PluginManager, Settings},
+    plugin::{BreakerSettings, PluginManager, Settings},
     store::Store,
 };
 
@@ -196,6 +196,12 @@ async fn plugin_manager(
         timezone: config.location.timezone.clone(),
         base: config.mqtt.base_topic.clone(),
         values: values.collect::<BTreeMap<_, _>>(),
+        breaker: BreakerSettings {
+            failures: config.breaker.failures,
+            pause: config.breaker.pause,
+            kills: config.breaker.kills,
+            kills_within: config.breaker.kills_within,
+        },
     };
     let builder = PluginManager::builder(&config.paths.plugins).settings(settings).effects(effects);
     let builder = match worker {

@@ -58,8 +58,8 @@ async fn run(desk: &Desk, operation: &str, payload: Payload) -> Result<Value, Fa
         }
         _ => {
             let id = plugin_id(payload)?;
-            desk.plugins().reload(&id).await?;
-            Ok(json!(desk.registry().details(&id)))
+            let id = desk.plugins().reload(&id).await?;
+            Ok(json!(desk.registry().details(id.as_str())))
         }
     }
 }

@@ -76,7 +76,8 @@ fn row(plugin: &Value) -> [String; 4] {
     let hooks = plugin["hooks"].as_array().map(Vec::as_slice).unwrap_or_default();
     let hooks: Vec<&str> = hooks.iter().filter_map(Value::as_str).collect();
     let rest = match plugin["last_error"].as_str() {
-        Some(error) => error.to_owned(),
+        // Behind its first line an error has where it came from, which is for `bridge/plugins`.
+        Some(error) => error.lines().next().unwrap_or_default().to_owned(),
         None if hooks.is_empty() => text("name"),
         None => hooks.join(", "),
     };

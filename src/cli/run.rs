@@ -80,7 +80,7 @@ fn banner(config: &Config, app: &App) -> String {
 
 /// One line about a plugin.
 pub(super) fn describe(plugin: &PluginInfo) -> String {
-    match &plugin.last_error {
+    match plugin.last_error.as_ref().and_then(|error| error.lines().next()) {
         Some(error) if plugin.version.is_empty() => format!("{}: refused: {error}", plugin.name),
         Some(error) => format!("{} {}: {error}", plugin.id, plugin.version),
         None => format!("{} {}: {}", plugin.id, plugin.version, plugin.hooks.join(", ")),

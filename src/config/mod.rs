@@ -17,7 +17,7 @@ mod typed;
 
 pub use fault::{Fault, Faults};
 pub use sections::{
-    Admin, Assistant, Bridge, Broker, Chat, Http, Limits, Location, Log, Mqtt, Paths, Reload,
+    Admin, Assistant, Breaker, Bridge, Broker, Chat, Http, Limits, Location, Log, Mqtt, Paths, Reload,
 };
 pub use settings::PluginValues;
 pub use show::{show, show_json};
@@ -66,6 +66,8 @@ pub struct Config {
     pub chat: Chat,
     /// `[limits]`
     pub limits: Limits,
+    /// `[breaker]`
+    pub breaker: Breaker,
     /// `[http]`
     pub http: Http,
     /// `[reload]`

@@ -188,6 +188,22 @@ impl From<LimitKeys> for Limits {
     }
 }
 
+/// `[breaker]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// Time-outs, memory failures and deaths of its worker in a row after which a plugin is left alone.
+    pub failures: u32,
+    /// For how long, before one call is tried.
+    #[serde(deserialize_with = "seconds")]
+    pub pause: Duration,
+    /// Ended workers after which a plugin is switched off.
+    pub kills: usize,
+    /// Within this time.
+    #[serde(deserialize_with = "seconds")]
+    pub kills_within: Duration,
+}
+
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

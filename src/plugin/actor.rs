@@ -3,22 +3,26 @@
 
 use std::{
     collections::VecDeque,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     blueprint::Blueprint,
+    breaker::{Breaker, Strikes, Verdict, is_breaking},
     context::Context,
     ears::Ears,
     job::{Aim, Flight, Job},
-    mail::{Heard, Mail, Step},
+    mail::{Mail, Step},
     mailbox::Inbox,
     perform::{Performance, Performer},
-    runner::{Newborn, Runner, blame, describe},
-    shared::Shared,
+    runner::{Newborn, Runner, Trouble, blame, describe},
+    shared::{Shared, trace},
 };
 use crate::{
     effects::{Cause, Hush},
@@ -56,9 +60,16 @@ pub(super) struct Actor {
     pub(super) control: mpsc::Receiver<Control>,
     /// Nothing while the plugin cannot run.
     pub(super) runner: Option<Runner>,
+    /// The worker that takes over next, in the making while there is none.
+    pub(super) coming: Option<Coming>,
+    /// Whether that one is waited for so long that whoever asks is told.
+    pub(super) resting: bool,
     pub(super) born: Instant,
     pub(super) free_since: Instant,
-    pub(super) deaths: u32,
+    /// Workers made since one lived well: each waits longer than the one before.
+    pub(super) attempts: u32,
+    pub(super) breaker: Breaker,
+    pub(super) strikes: Strikes,
     pub(super) queue: VecDeque<Job>,
     pub(super) flights: VecDeque<Flight>,
     pub(super) ears: Ears,
@@ -68,9 +79,13 @@ pub(super) struct Actor {
     pub(super) order: Option<Control>,
 }
 
+/// A worker in the making.
+pub(super) type Coming = Pin<Box<dyn Future<Output = Result<Box<Newborn>, Trouble>> + Send>>;
+
 /// What the loop woke up for.
 enum Turn {
     Order(Control),
+    Born(Result<Box<Newborn>, Trouble>),
     Done(Done),
     Died(Death),
     Mail(Mail),
@@ -92,6 +107,7 @@ impl Actor {
         newborn: Newborn,
     ) {
         let undone = Arc::new(Notify::new());
+        let breaker = context.settings.breaker;
         let performer = Performer::start(shared.clone(), context.clone(), undone.clone());
         let mut actor = Self {
             context,
@@ -100,9 +116,13 @@ impl Actor {
             mailbox,
             control,
             runner: None,
+            coming: None,
+            resting: false,
             born: Instant::now(),
             free_since: Instant::now(),
-            deaths: 0,
+            attempts: 0,
+            breaker: Breaker::new(breaker),
+            strikes: Strikes::new(breaker),
             queue: VecDeque::new(),
             flights: VecDeque::new(),
             ears: Ears::default(),
@@ -136,9 +156,10 @@ impl Actor {
                 Turn::Order(order) => self.order = Some(order),
                 Turn::Done(done) => self.finish(done).await,
                 Turn::Died(death) => self.bury(&death).await,
+                Turn::Born(born) => self.settle(born).await,
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
-                Turn::Undone => self.start_over().await,
+                Turn::Undone => self.start_over(),
                 Turn::Room => {}
                 Turn::Tell => self.tell(),
                 Turn::Closed => return,
@@ -151,10 +172,10 @@ impl Actor {
         self.flights.is_empty()
     }
 
-    /// Whether the worker takes another call, and the performer what may come of it: nothing here waits for
-    /// either, so that an order is always heard.
+    /// Whether there is a worker that takes another call, and the performer takes what may come of it: nothing
+    /// here waits for either, so that an order is always heard.
     fn has_room(&self) -> bool {
-        self.runner.as_ref().is_none_or(|runner| runner.link.has_room())
+        self.runner.as_ref().is_some_and(|runner| runner.link.has_room())
             && self.performer.capacity() > self.flights.len()
     }
 
@@ -163,8 +184,10 @@ impl Actor {
         let running = self.flights.front().map_or(&none, |flight| &flight.job.cause);
         let taking = self.order.is_none();
         let room = self.queue.is_empty() && self.has_room();
+        let refusing = self.is_refusing(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
-        let (timer, told) = (self.ears.next_timer(), self.hush.due());
+        let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
+        let told = self.hush.due();
         tokio::select! {
             biased;
             order = self.control.recv(), if taking => order.map_or(Turn::Closed, Turn::Order),
@@ -173,85 +196,42 @@ impl Actor {
                 Ok(done) => Turn::Done(done),
                 Err(death) => Turn::Died(death),
             },
+            born = born(&mut self.coming), if !blocked => Turn::Born(born),
             () = self.performer.has_capacity(), if blocked => Turn::Room,
             () = until(told) => Turn::Tell,
             () = until(timer), if taking && room => Turn::Timers,
-            mail = self.mailbox.recv(), if taking && room => mail.map_or(Turn::Closed, Turn::Mail),
-        }
-    }
-
-    /// Turns a piece of mail into jobs.
-    pub(super) fn accept(&mut self, mail: Mail) {
-        match mail {
-            Mail::Hook { hook, input, cause, reply } => {
-                self.queue.push_back(Job { target: Aim::Hook(hook), input, cause, reply: Some(reply) });
-            }
-            Mail::Event { event, cause, reply } => {
-                let handlers = self.ears.hear(&event.info);
-                let input = || Input::Event { data: event.data.clone(), event: event.info.clone() };
-                let steps = handlers.into_iter().map(|handler| {
-                    let (step, answer) = oneshot::channel();
-                    let target = Aim::Handler(handler);
-                    self.queue.push_back(Job {
-                        target,
-                        input: input(),
-                        cause: cause.clone(),
-                        reply: Some(step),
-                    });
-                    answer
-                });
-                let steps: Vec<_> = steps.collect();
-                tokio::spawn(gather(steps, reply));
-            }
-            Mail::Message { filter, message, cause } => {
-                for handler in self.ears.receive(&filter, &message) {
-                    let target = handler.map_or(Aim::Hook("on_mqtt"), Aim::Handler);
-                    let input = Input::Message(message.clone());
-                    self.queue.push_back(Job { target, input, cause: cause.clone(), reply: None });
-                }
-            }
-        }
-    }
-
-    fn fire(&mut self) {
-        for timer in self.ears.fire(Instant::now()) {
-            let (target, input) = (Aim::Timer(timer), Input::Nothing);
-            self.queue.push_back(Job { target, input, cause: Cause::none(), reply: None });
+            mail = self.mailbox.recv(), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
         }
     }
 
     /// Writes jobs to the worker, as many as it has room for.
     fn write_ahead(&mut self) {
+        if self.is_down() {
+            self.refuse_queue();
+        }
         // With an order at hand what waits is for whoever comes after it.
         while self.order.is_none() && !self.queue.is_empty() && self.has_room() {
-            let Some(runner) = &mut self.runner else {
-                self.refuse_queue();
-                return;
-            };
-            let Some(mut job) = self.queue.pop_front() else { return };
-            let target = job.target.target();
-            let input = std::mem::replace(&mut job.input, Input::Nothing);
-            let cut = job.cause.cut(self.shared.id());
-            let call = Call { number: runner.link.next_call(), target, input, cut };
-            match runner.link.call(&call) {
-                Ok(()) => self.flights.push_back(Flight { job, call, began: Instant::now() }),
-                Err(error) => {
-                    let text = format!("plugin `{}`: the message does not fit: {error}", self.shared.id());
-                    self.fail(job, Failure::new(ErrorCode::TooLarge, text), Duration::ZERO);
-                }
+            match self.breaker.admit(!self.flights.is_empty(), Instant::now()) {
+                Verdict::Go => self.write_next(),
+                Verdict::Wait => break,
+                Verdict::Refuse => self.refuse_queue(),
             }
         }
+        self.shared.stats().set_breaker(self.breaker.phase());
     }
 
-    /// A plugin that cannot run says so to whoever asks it.
-    pub(super) fn refuse_queue(&mut self) {
-        let id = self.shared.id().clone();
-        let why = self.shared.facts().last_error.clone().unwrap_or_else(|| "it is being unloaded".into());
-        while let Some(job) = self.queue.pop_front() {
-            let text = format!("plugin `{id}` cannot run now: {why}");
-            if let Some(reply) = job.reply {
-                let outcome = Err(Failure::new(ErrorCode::Unavailable, text));
-                let _ = reply.send(Step { outcome, ran: Duration::ZERO });
+    fn write_next(&mut self) {
+        let (Some(runner), Some(mut job)) = (&mut self.runner, self.queue.pop_front()) else { return };
+        let target = job.target.target();
+        let input = std::mem::replace(&mut job.input, Input::Nothing);
+        let cut = job.cause.cut(self.shared.id());
+        let call = Call { number: runner.link.next_call(), target, input, cut };
+        match runner.link.call(&call) {
+            Ok(()) => self.flights.push_back(Flight { job, call, began: Instant::now() }),
+            Err(error) => {
+                self.breaker.untried(Instant::now());
+                let text = format!("plugin `{}`: the message does not fit: {error}", self.shared.id());
+                self.fail(job, Failure::new(ErrorCode::TooLarge, text), Duration::ZERO);
             }
         }
     }
@@ -266,32 +246,56 @@ impl Actor {
         }
         self.shared.stats().ran(ran, done.memory);
         let value = match done.outcome {
-            Outcome::Missing | Outcome::Nothing => None,
+            Outcome::Missing => {
+                // Nothing has run that would say anything of the plugin.
+                self.breaker.untried(Instant::now());
+                return answer(job, None, ran);
+            }
+            Outcome::Nothing => None,
             Outcome::Value(value) => Some(value),
             Outcome::Failed(failure) => {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
+                self.judge(&failure);
                 self.fail(job, failure, ran);
                 if exhausted {
                     // It was stopped in good order: a fresh heap is all it needs.
-                    self.deaths = 0;
-                    self.revive().await;
+                    self.attempts = 0;
+                    self.revive();
                 }
                 return;
             }
         };
         match self.check(&done.effects, &job.cause) {
-            Ok(()) => self.perform(done.effects, job, value, ran).await,
+            Ok(()) => {
+                self.breaker.went_well();
+                self.perform(done.effects, job, value, ran).await;
+            }
             Err(Blame::Plugin(failure)) => {
+                self.breaker.went_well();
                 self.fail(job, failure, ran);
                 // Its worker believes that its writes happened.
-                self.revive().await;
+                self.revive();
             }
             Err(Blame::Worker(reason)) => {
-                let death = Death::Garbage(reason);
-                let failure = blame(self.shared.id(), &describe(&job.target.target()), &death);
-                self.fail(job, failure, ran);
-                self.revive().await;
+                let failure = blame(self.shared.id(), &self.name(job.target), &Death::Garbage(reason));
+                self.lost(job, failure, ran).await;
             }
+        }
+    }
+
+    /// Tells the breaker of a call that ended in good order.
+    fn judge(&mut self, failure: &Failure) {
+        match is_breaking(failure) {
+            true => self.broke(),
+            false => self.breaker.went_well(),
+        }
+    }
+
+    /// Tells the breaker of a call that did not come back.
+    pub(super) fn broke(&mut self) {
+        if self.breaker.failed(Instant::now()) {
+            let (plugin, failures) = (self.shared.id(), self.breaker.row());
+            tracing::warn!(%plugin, failures, "a plugin is left alone for a while: its breaker is open");
         }
     }
 
@@ -324,20 +328,11 @@ impl Actor {
 
     /// Takes what a call wants done apart: writes to the store, handlers and timers here, the rest to the
     /// performer.
-    async fn perform(
-        &mut self,
-        effects: Vec<Effect>,
-        job: Job,
-        value: Option<Box<serde_json::value::RawValue>>,
-        ran: Duration,
-    ) {
+    async fn perform(&mut self, effects: Vec<Effect>, job: Job, value: Option<Box<RawValue>>, ran: Duration) {
         let sequence = self.sequence();
         // What only reads is answered at once, unless it is known to have read what never happened.
         if effects.is_empty() && !sequence.is_broken() {
-            if let Some(reply) = job.reply {
-                let _ = reply.send(Step { outcome: Ok(value), ran });
-            }
-            return;
+            return answer(job, value, ran);
         }
         let place = self.performer.place(&effects).await;
         let commit = self.context.effects.commit(self.shared.id(), &effects, &sequence).await;
@@ -353,9 +348,9 @@ impl Actor {
     }
 
     /// A commit has failed: its worker, where it still is this one, believes what never happened.
-    async fn start_over(&mut self) {
+    fn start_over(&mut self) {
         if self.sequence().is_broken() {
-            self.revive().await;
+            self.revive();
         }
     }
 
@@ -402,9 +397,12 @@ impl Actor {
     }
 
     pub(super) fn fail(&mut self, job: Job, failure: Failure, ran: Duration) {
-        let (id, what) = (self.shared.id(), describe(&job.target.target()));
-        if self.hush.lets(&format!("{what} {}", failure.code), Instant::now()) {
-            tracing::warn!(plugin = %id, hook = what, code = %failure.code, "{}", failure.message);
+        let hook = self.name(job.target);
+        if self.hush.lets(&format!("{hook} {}", failure.code), Instant::now()) {
+            let trace = trace(&failure.traceback).join("; ");
+            let traceback = Some(trace.as_str()).filter(|trace| !trace.is_empty());
+            let id = self.shared.id();
+            tracing::warn!(plugin = %id, hook, code = %failure.code, traceback, "{}", failure.message);
         }
         self.shared.failed(&failure);
         self.context.registry.touched();
@@ -419,6 +417,17 @@ impl Actor {
         tracing::warn!(plugin = %self.shared.id(), more, "the plugin failed as before, this many times more");
     }
 
+    /// What a job calls, for who reads of it.
+    pub(super) fn name(&self, aim: Aim) -> String {
+        match aim {
+            Aim::Handler(handler) => match self.ears.name(handler) {
+                Some(name) => format!("the handler of `{name}`"),
+                None => "a handler".into(),
+            },
+            Aim::Hook(_) | Aim::Timer(_) => describe(&aim.target()),
+        }
+    }
+
     /// A call that was written ahead begins when the one before it has ended.
     fn time_of(&mut self, flight: &Flight) -> Duration {
         let (now, free_since) = (Instant::now(), self.free_since);
@@ -427,10 +436,25 @@ impl Actor {
     }
 }
 
+/// Answers a call that wants nothing done.
+fn answer(job: Job, value: Option<Box<RawValue>>, ran: Duration) {
+    if let Some(reply) = job.reply {
+        let _ = reply.send(Step { outcome: Ok(value), ran });
+    }
+}
+
 /// Whose fault it is.
 enum Blame {
     Plugin(Failure),
     Worker(String),
+}
+
+/// The worker in the making, made or not; never where there is none.
+async fn born(coming: &mut Option<Coming>) -> Result<Box<Newborn>, Trouble> {
+    let Some(making) = coming else { return std::future::pending().await };
+    let born = making.await;
+    *coming = None;
+    born
 }
 
 /// The end of the oldest call; never where there is no worker.
@@ -446,16 +470,4 @@ async fn until(instant: Option<Instant>) {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Waits for every handler of an event and sums up.
-async fn gather(steps: Vec<oneshot::Receiver<Step>>, reply: oneshot::Sender<Heard>) {
-    let mut heard = Heard { handlers: steps.len(), failures: Vec::new() };
-    for step in steps {
-        if let Ok(Step { outcome: Err(failure), .. }) = step.await {
-            heard.failures.push(failure);
-        }
-    }
-    // Nobody may be waiting for the sum.
-    let _ = reply.send(heard);
 }

@@ -1,6 +1,10 @@
 //! Putting things into a plugin's mailbox, and waiting for what comes back.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -47,6 +51,22 @@ pub(super) async fn post(
     shared.mailbox().post(mail).await.ok().map(|()| answer)
 }
 
+/// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
+pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = posts.into_iter().map(|post| Some(Box::pin(post))).collect();
+    let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (post, done) in waiting.iter_mut().zip(&mut done) {
+            if let Some(Poll::Ready(value)) = post.as_mut().map(|post| post.as_mut().poll(context)) {
+                (*post, *done) = (None, Some(value));
+            }
+        }
+        if waiting.iter().any(Option::is_some) { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
 /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
 pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<Step>>) -> Step {
     if let Some(answer) = answer
@@ -56,7 +76,7 @@ pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<S
     }
     let facts = shared.facts();
     let text = match &facts.last_error {
-        Some(error) if facts.state == State::Error => error.clone(),
+        Some(error) if facts.state == State::Error => error.message.clone(),
         _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
     };
     Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }

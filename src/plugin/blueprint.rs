@@ -8,6 +8,7 @@ use serde_json::{
 };
 
 use super::{
+    BreakerSettings,
     manifest::{Fault, Manifest},
     source::Source,
 };
@@ -31,6 +32,8 @@ pub struct Settings {
     pub base: Topic,
     /// The operator's values, by plugin id.
     pub values: BTreeMap<String, Map<String, Value>>,
+    /// What is borne of each before it is left alone.
+    pub breaker: BreakerSettings,
 }
 
 /// One version of one plugin, checked.

@@ -1,6 +1,8 @@
 //! What all plugins share.
 
-use super::{Registry, Settings};
+use tokio::sync::broadcast;
+
+use super::{Notice, Registry, Settings};
 use crate::{effects::Effects, worker::Spawner};
 
 /// The doors every plugin's tasks go through.
@@ -10,4 +12,13 @@ pub(super) struct Context {
     pub(super) effects: Effects,
     pub(super) registry: Registry,
     pub(super) settings: Settings,
+    pub(super) notices: broadcast::Sender<Notice>,
+}
+
+impl Context {
+    /// Tells what happened to a plugin.
+    pub(super) fn notice(&self, notice: Notice) {
+        // Nobody need be listening.
+        let _ = self.notices.send(notice);
+    }
 }

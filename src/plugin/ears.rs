@@ -86,6 +86,13 @@ impl Ears {
         self.messages.iter_mut().filter_map(|ear| wants(ear).then_some(ear.handler)).collect()
     }
 
+    /// What a handler listens to, for who reads of it.
+    pub(super) fn name(&self, handler: u64) -> Option<&str> {
+        let event = self.events.iter().find(|ear| ear.handler == handler).map(|ear| ear.pattern.as_str());
+        let message = || self.messages.iter().find(|ear| ear.handler == Some(handler));
+        event.or_else(|| message().map(|ear| ear.filter.as_str()))
+    }
+
     /// The event patterns, for the registry.
     pub(super) fn patterns(&self) -> Vec<String> {
         self.events.iter().map(|ear| ear.pattern.clone()).collect()
@@ -164,6 +171,13 @@ impl Ears {
         due.into_iter().map(|(_, number)| number).collect()
     }
 
+    /// A timer that was due is not called after all. It fires again: one that repeats at its next time.
+    pub(super) fn postpone(&mut self, number: u64) {
+        if let Some(timer) = self.timers.iter_mut().find(|timer| timer.number == number) {
+            timer.busy = false;
+        }
+    }
+
     /// A timer's function has ended.
     pub(super) fn fired(&mut self, number: u64) {
         self.timers.retain(|timer| timer.number != number || timer.every.is_some());
@@ -209,6 +223,19 @@ mod tests {
         ears.fired(2);
         let next = ears.next_timer().unwrap();
         assert!(next > now && next <= now + Duration::from_secs(1));
+        assert!(ears.fire(now).is_empty());
+    }
+
+    #[test]
+    fn a_timer_that_was_not_called_fires_again() {
+        let mut ears = Ears::default();
+        ears.set_timer(1, Duration::from_secs(1), false);
+        let now = Instant::now() + Duration::from_secs(5);
+        assert_eq!(ears.fire(now), [1]);
+        ears.postpone(1);
+        assert_eq!(ears.fire(now), [1]);
+        ears.fired(1);
+        ears.postpone(1);
         assert!(ears.fire(now).is_empty());
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     registry::Broken,
-    shared::{Shared, State},
+    shared::{LastError, Shared, State},
     stats::PluginHealth,
 };
 
@@ -23,7 +23,7 @@ pub struct PluginInfo {
     pub state: State,
     /// The hooks it has.
     pub hooks: Vec<String>,
-    /// What went wrong last.
+    /// What went wrong last; where it is known, the traceback follows in lines of its own.
     pub last_error: Option<String>,
 }
 
@@ -33,6 +33,8 @@ pub struct PluginDetails {
     /// As in the list.
     #[serde(flatten)]
     pub info: PluginInfo,
+    /// When `last_error` was, RFC 3339.
+    pub last_error_at: Option<String>,
     /// Who wrote it.
     pub author: String,
     /// What it does.
@@ -63,7 +65,7 @@ pub(super) fn info(shared: &Shared) -> PluginInfo {
         enabled: true,
         state: facts.state,
         hooks: facts.hooks.iter().cloned().collect(),
-        last_error: facts.last_error.clone(),
+        last_error: facts.last_error.as_ref().map(LastError::text),
     }
 }
 
@@ -85,6 +87,7 @@ pub(super) fn details(shared: &Shared) -> PluginDetails {
     let facts = shared.facts().clone();
     PluginDetails {
         info: info(shared),
+        last_error_at: facts.last_error.map(|error| error.at),
         author: facts.manifest.author.clone(),
         description: facts.manifest.description.clone(),
         file: facts.manifest.file.clone(),

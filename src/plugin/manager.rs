@@ -22,8 +22,8 @@ use super::{
     mailbox,
     notice::Notice,
     registry::{Broken, Registry},
-    runner::{Newborn, Runner},
-    shared::{Shared, State},
+    runner::{Newborn, Runner, Trouble},
+    shared::{LastError, Shared, State},
 };
 use crate::model::{ErrorCode, Failure, PluginId};
 
@@ -38,7 +38,6 @@ pub(super) struct Manager(Arc<Inner>);
 struct Inner {
     context: Arc<Context>,
     directory: PathBuf,
-    notices: broadcast::Sender<Notice>,
     /// Refused files that were reported, so that each fault is said once.
     reported: std::sync::Mutex<BTreeMap<String, Broken>>,
     /// Header warnings that were said.
@@ -79,11 +78,10 @@ impl Scan {
 }
 
 impl Manager {
-    pub(super) fn new(context: Arc<Context>, directory: PathBuf, notices: broadcast::Sender<Notice>) -> Self {
+    pub(super) fn new(context: Arc<Context>, directory: PathBuf) -> Self {
         Self(Arc::new(Inner {
             context,
             directory,
-            notices,
             reported: std::sync::Mutex::default(),
             warned: std::sync::Mutex::default(),
             turns: std::sync::Mutex::default(),
@@ -100,7 +98,7 @@ impl Manager {
     }
 
     pub(super) fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.0.notices.subscribe()
+        self.0.context.notices.subscribe()
     }
 
     /// Reads the directory without running anything.
@@ -195,7 +193,7 @@ impl Manager {
             tracing::error!(target: "plugin", file, "{}", broken.fault);
             self.notice(Notice::error(&broken.id, &broken.fault));
             if let Some(shared) = running.by_file(file) {
-                shared.facts().last_error = Some(broken.fault.clone());
+                shared.facts().last_error = Some(LastError::fault(&broken.fault));
             }
         }
         running.set_broken(found.broken.clone());
@@ -246,10 +244,13 @@ impl Manager {
                 Actor::start(context.clone(), shared, blueprint, mail, orders, newborn).await;
                 Ok(())
             }
-            Err(failure) => {
-                let mut facts = shared.facts();
-                facts.state = State::Error;
-                facts.last_error = Some(failure.message.clone());
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Died(_)) {
+                    shared.stats().killed();
+                }
+                let failure = Failure::from(trouble);
+                shared.failed(&failure);
+                shared.facts().state = State::Error;
                 Err(failure)
             }
         }
@@ -274,15 +275,16 @@ impl Manager {
         };
         let result = taken_over.await;
         if let Err(failure) = &result {
-            shared.facts().last_error = Some(failure.message.clone());
+            shared.facts().last_error = Some(LastError::of(failure));
         }
         result
     }
 
     /// Reads a plugin's file again and lets it take over, also where nothing changed.
-    pub(super) async fn reload(&self, id: &str) -> Result<(), Failure> {
-        let shared = self.registry().get(id).ok_or_else(|| self.registry().unknown(id))?;
-        let file = shared.facts().manifest.file.clone();
+    pub(super) async fn reload(&self, id: &str) -> Result<PluginId, Failure> {
+        let registry = self.registry();
+        let running = registry.get(id).map(|shared| shared.facts().manifest.file.clone());
+        let file = running.or_else(|| registry.refused_file(id)).ok_or_else(|| registry.unknown(id))?;
         self.load_from(&file).await
     }
 
@@ -327,10 +329,10 @@ impl Manager {
     /// Loads the plugin of one file as it is now.
     pub(super) async fn load_file(&self, path: &Path) -> Result<(), Failure> {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
-        self.load_from(&file).await
+        self.load_from(&file).await.map(drop)
     }
 
-    async fn load_from(&self, file: &str) -> Result<(), Failure> {
+    async fn load_from(&self, file: &str) -> Result<PluginId, Failure> {
         let mut known = self.0.known.lock().await;
         let mut found = self.look_beside(running(&known)).await.map_err(|error| {
             Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
@@ -347,7 +349,7 @@ impl Manager {
         if let Some(before) = before.filter(|before| before.id != id) {
             self.unload_id(&before.id).await;
         }
-        self.load(blueprint).await
+        self.load(blueprint).await.map(|()| id)
     }
 
     /// Held while one plugin is loaded or unloaded.
@@ -357,8 +359,7 @@ impl Manager {
     }
 
     fn notice(&self, notice: Notice) {
-        // Nobody need be listening.
-        let _ = self.0.notices.send(notice);
+        self.0.context.notice(notice);
     }
 }
 

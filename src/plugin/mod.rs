@@ -1,19 +1,21 @@
 //! What a plugin is and how it lives: its header, its registry entry, its mailbox, its worker's turns, its
 //! reload. Knows nothing of topics and payloads.
 //!
-//! Reading order: `files` finds plugins, `manager` loads them, `actor` runs one (`turnover` when its worker
-//! changes), `registry` asks them.
+//! Reading order: `files` finds plugins, `manager` loads them, `actor` runs one (`intake` takes its mail,
+//! `turnover` changes its worker, `breaker` says when it is left alone), `registry` asks them.
 
 mod actor;
 mod allowance;
 mod ask;
 mod backlog;
 mod blueprint;
+mod breaker;
 mod context;
 mod ears;
 mod files;
 mod filter;
 mod info;
+mod intake;
 mod job;
 mod ledger;
 mod mail;
@@ -36,6 +38,7 @@ pub(crate) use self::sandbox::known_hook;
 pub use self::{
     ask::response_of,
     blueprint::Settings,
+    breaker::BreakerSettings,
     filter::{Filtered, Stop},
     info::{PluginDetails, PluginInfo},
     mail::{Event, Heard, Step},

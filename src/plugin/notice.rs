@@ -8,7 +8,7 @@ use crate::model::PluginId;
 /// An announcement about one plugin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Notice {
-    /// `plugin_loaded`, `plugin_reloaded`, `plugin_unloaded` or `plugin_error`.
+    /// `plugin_loaded`, `plugin_reloaded`, `plugin_unloaded`, `plugin_error` or `plugin_disabled`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The plugin and what belongs to it.
@@ -30,5 +30,9 @@ impl Notice {
 
     pub(super) fn error(id: &str, error: &str) -> Self {
         Self { kind: "plugin_error", data: json!({ "id": id, "error": error }) }
+    }
+
+    pub(super) fn disabled(id: &PluginId, error: &str) -> Self {
+        Self { kind: "plugin_disabled", data: json!({ "id": id, "error": error }) }
     }
 }

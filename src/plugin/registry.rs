@@ -17,7 +17,7 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    ask::{answered, ask, drop_in, post},
+    ask::{answered, ask, drop_in, post, posted},
     filter::Filtered,
     info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
@@ -61,6 +61,7 @@ pub(super) struct Broken {
 struct Routes {
     hooks: BTreeMap<String, Vec<Shared>>,
     commands: BTreeMap<String, Shared>,
+    /// Commands of plugins that cannot be asked, each with the reason.
     unavailable: BTreeMap<String, String>,
 }
 
@@ -146,14 +147,12 @@ impl Registry {
         let routes = self.routes();
         let Some(plugins) = routes.hooks.get(hook) else { return Vec::new() };
         let input = || Input::Value(input.to_owned());
-        let mut asked = Vec::with_capacity(plugins.len());
-        for shared in plugins {
-            asked.push((shared, post(shared, hook, input(), cause).await));
-        }
-        let mut steps = Vec::with_capacity(asked.len());
-        for (shared, answer) in asked {
-            let step = answered(shared, answer).await;
-            steps.push((shared.id().clone(), step));
+        let asked: Vec<_> =
+            plugins.iter().map(|shared| (shared, post(shared, hook, input(), cause))).collect();
+        let (plugins, letters): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+        let mut steps = Vec::with_capacity(plugins.len());
+        for (shared, answer) in plugins.into_iter().zip(posted(letters).await) {
+            steps.push((shared.id().clone(), answered(shared, answer).await));
         }
         steps
     }
@@ -264,9 +263,11 @@ impl Registry {
             let Some(shared) = self.get(id.as_str()) else { continue };
             let (filter, cause) = (delivery.filter.clone(), cause.clone());
             let mail = Mail::Message { filter, message: message.clone(), cause };
-            match message.qos {
-                0 => dropped |= shared.mailbox().offer(mail).is_err(),
-                _ => drop_in(self, &shared, mail),
+            if message.qos > 0 {
+                drop_in(self, &shared, mail);
+            } else if shared.mailbox().offer(mail).is_err() {
+                shared.stats().dropped();
+                dropped = true;
             }
         }
         dropped
@@ -324,6 +325,14 @@ impl Registry {
     /// The plugin that was loaded from a file.
     pub(super) fn by_file(&self, file: &str) -> Option<Shared> {
         self.plugins().values().find(|shared| shared.facts().manifest.file == file).cloned()
+    }
+
+    /// The refused file that bears this id or this name, with or without its ending.
+    pub(super) fn refused_file(&self, id: &str) -> Option<String> {
+        let broken = self.broken();
+        let by_name = |file: &&String| *file == id || file.trim_end_matches(".lua") == id;
+        let by_id = || broken.iter().find(|(_, broken)| broken.id == id).map(|(file, _)| file);
+        broken.keys().find(by_name).or_else(by_id).cloned()
     }
 
     /// Says that the bridge is on its way out.
@@ -393,8 +402,14 @@ impl Registry {
 impl Routes {
     fn add(&mut self, shared: &Shared) {
         let facts = shared.facts();
-        match facts.state {
-            State::Ready => {
+        // One that was up before answers itself why it cannot be asked now.
+        let is_up = match facts.state {
+            State::Ready | State::Disabled => true,
+            State::Loading => !facts.hooks.is_empty(),
+            State::Error | State::Unloading => false,
+        };
+        match is_up {
+            true => {
                 for hook in &facts.hooks {
                     self.hooks.entry(hook.clone()).or_default().push(shared.clone());
                 }
@@ -402,9 +417,9 @@ impl Routes {
                     self.commands.entry(command.clone()).or_insert_with(|| shared.clone());
                 }
             }
-            State::Loading | State::Error | State::Unloading => {
+            false => {
                 for command in &facts.manifest.commands {
-                    let why = facts.last_error.clone().unwrap_or_else(|| "it is not ready".into());
+                    let why = facts.last_error.as_ref().map_or("it is not ready", |error| &error.message);
                     let reason = format!("the plugin that declares `{command}` cannot run now: {why}");
                     self.unavailable.entry(command.clone()).or_insert(reason);
                 }

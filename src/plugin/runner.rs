@@ -36,6 +36,28 @@ pub(super) struct Runner {
     context: Arc<Context>,
 }
 
+/// Why a worker did not come up, or did not come back from a call that it ran alone.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The world is in the way: the same may go well later.
+    #[error(transparent)]
+    World(Failure),
+    /// The plugin failed in good order; its worker lives.
+    #[error(transparent)]
+    Plugin(Failure),
+    /// The worker was ended, or ended by itself.
+    #[error(transparent)]
+    Died(Failure),
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::World(failure) | Trouble::Plugin(failure) | Trouble::Died(failure) => failure,
+        }
+    }
+}
+
 /// A worker that has run its source and not yet taken a message.
 pub(super) struct Newborn {
     pub(super) runner: Runner,
@@ -49,7 +71,7 @@ impl Runner {
     pub(super) async fn bring_up(
         blueprint: &Arc<Blueprint>,
         context: &Arc<Context>,
-    ) -> Result<Newborn, Failure> {
+    ) -> Result<Newborn, Trouble> {
         let id = &blueprint.manifest.id;
         let kept = context.effects.store().kept(id).await.map_err(|error| unavailable(id, &error))?;
         let ledger = Ledger::of(&kept);
@@ -57,11 +79,11 @@ impl Runner {
         let link = Link::start(&context.spawner, load).await.map_err(|error| cannot_start(id, &error))?;
         // The worker keeps the plugin's own measure and says what it dropped; this gate is for one that does not.
         let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second.saturating_mul(2));
-        let (blueprint, context) = (blueprint.clone(), context.clone());
-        let mut runner =
-            Self { link, answering: None, log, ledger, sequence: Sequence::default(), blueprint, context };
-        let loaded = runner.loaded().await.map_err(|death| blame(runner.id(), "the file", &death))?;
-        let held = loaded.result?;
+        let (sequence, blueprint, context) = (Sequence::default(), blueprint.clone(), context.clone());
+        let mut runner = Self { link, answering: None, log, ledger, sequence, blueprint, context };
+        let died = |runner: &Self, death| Trouble::Died(blame(runner.id(), "the file", &death));
+        let loaded = runner.loaded().await.map_err(|death| died(&runner, death))?;
+        let held = loaded.result.map_err(Trouble::Plugin)?;
         if let Some(hook) = loaded.hooks.iter().find(|hook| !HOOKS.contains(&hook.as_str())) {
             return Err(hostile(runner.id(), &format!("it says it has a hook `{}`", shown(hook, 80))));
         }
@@ -159,21 +181,22 @@ impl Runner {
         &mut self,
         target: Target,
         input: Input,
-    ) -> Result<(Outcome, Vec<Effect>), Failure> {
+    ) -> Result<(Outcome, Vec<Effect>), Trouble> {
         let what = describe(&target);
         let call = Call { number: self.link.next_call(), target, input, cut: None };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
-        let done = self.done(&Cause::none()).await.map_err(|death| blame(self.id(), &what, &death))?;
+        let done = self.done(&Cause::none()).await;
+        let done = done.map_err(|death| Trouble::Died(blame(self.id(), &what, &death)))?;
         self.check(&Ears::default(), &done.effects).map_err(|reason| hostile(self.id(), &reason))?;
         match done.outcome {
-            Outcome::Failed(failure) => Err(failure),
+            Outcome::Failed(failure) => Err(Trouble::Plugin(failure)),
             outcome => Ok((outcome, done.effects)),
         }
     }
 
     /// Gives the worker state and configuration as they are now: another worker has written meanwhile. `held` is what
     /// this one wants done and nobody has committed yet.
-    pub(super) async fn refresh(&mut self, held: &[Effect]) -> Result<(), Failure> {
+    pub(super) async fn refresh(&mut self, held: &[Effect]) -> Result<(), Trouble> {
         let kept = self.context.effects.store().kept(self.id()).await;
         let kept = kept.map_err(|error| unavailable(self.id(), &error))?;
         self.ledger = Ledger::of(&kept);
@@ -195,14 +218,14 @@ impl Runner {
 
 impl Newborn {
     /// Brings a worker up and calls its `on_startup`.
-    pub(super) async fn start(blueprint: &Arc<Blueprint>, context: &Arc<Context>) -> Result<Self, Failure> {
+    pub(super) async fn start(blueprint: &Arc<Blueprint>, context: &Arc<Context>) -> Result<Self, Trouble> {
         let mut newborn = Runner::bring_up(blueprint, context).await?;
         newborn.start_up().await?;
         Ok(newborn)
     }
 
     /// Calls `on_startup` on the state as it is now; what it wants done is held.
-    pub(super) async fn start_up(&mut self) -> Result<(), Failure> {
+    pub(super) async fn start_up(&mut self) -> Result<(), Trouble> {
         if !self.hooks.iter().any(|hook| hook == "on_startup") {
             return Ok(());
         }
@@ -269,20 +292,22 @@ pub(super) fn describe(target: &Target) -> String {
 pub(super) fn blame(id: &PluginId, what: &str, death: &Death) -> Failure {
     let code = match death {
         Death::Overran(_) => ErrorCode::Timeout,
-        Death::Ended(how) if how.contains("memory allocation") => ErrorCode::MemoryLimit,
+        Death::Exhausted(_) => ErrorCode::MemoryLimit,
         Death::Ended(_) | Death::Garbage(_) => ErrorCode::HookError,
     };
     Failure::new(code, format!("plugin `{id}`: {what} {death}"))
 }
 
-fn hostile(id: &PluginId, reason: &str) -> Failure {
-    Failure::new(ErrorCode::HookError, format!("plugin `{id}`: its worker was ended: {reason}"))
+fn hostile(id: &PluginId, reason: &str) -> Trouble {
+    let text = format!("plugin `{id}`: its worker was ended: {reason}");
+    Trouble::Died(Failure::new(ErrorCode::HookError, text))
 }
 
-fn unavailable(id: &PluginId, error: &crate::store::StoreError) -> Failure {
-    Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}"))
+fn unavailable(id: &PluginId, error: &crate::store::StoreError) -> Trouble {
+    Trouble::World(Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: {error}")))
 }
 
-fn cannot_start(id: &PluginId, error: &io::Error) -> Failure {
-    Failure::new(ErrorCode::Unavailable, format!("plugin `{id}`: no worker could be started: {error}"))
+fn cannot_start(id: &PluginId, error: &io::Error) -> Trouble {
+    let text = format!("plugin `{id}`: no worker could be started: {error}");
+    Trouble::World(Failure::new(ErrorCode::Unavailable, text))
 }

@@ -11,12 +11,13 @@ use serde_json::{Value, value::to_raw_value};
 use tokio::sync::broadcast;
 
 use super::{
-    Notice, Registry, Settings, context::Context, files::Found, manager::Manager, manifest::Manifest, watch,
+    BreakerSettings, Notice, Registry, Settings, context::Context, files::Found, manager::Manager,
+    manifest::Manifest, watch,
 };
 use crate::{
     effects::{Cause, Effects, http},
     model::{
-        ErrorCode, Failure, Limits, Topic,
+        ErrorCode, Failure, Limits, PluginId, Topic,
         frame::{HOOKS, Input},
     },
     store::{Store, StoreError},
@@ -175,11 +176,12 @@ impl PluginManager {
         watch::start(self.manager.clone(), stop);
     }
 
-    /// Reads a plugin's file again and lets it take over.
+    /// Reads a plugin's file again and lets it take over; gives the id that it has now. One whose file was
+    /// refused is found by its id or by the name of its file.
     ///
     /// # Errors
     /// Why the new version was refused; the old one goes on.
-    pub async fn reload(&self, id: &str) -> Result<(), Failure> {
+    pub async fn reload(&self, id: &str) -> Result<PluginId, Failure> {
         self.manager.reload(id).await
     }
 
@@ -265,8 +267,9 @@ impl Builder {
             None => Effects::without_bus(Store::in_memory()?, http::Config::default(), settings.base.clone()),
         };
         let spawner = Spawner::start(self.executable).map_err(SetupError::Workers)?;
-        let context = Arc::new(Context { spawner, effects, registry: Registry::default(), settings });
-        let manager = Manager::new(context, self.directory, broadcast::Sender::new(NOTICES));
+        let (registry, notices) = (Registry::default(), broadcast::Sender::new(NOTICES));
+        let context = Arc::new(Context { spawner, effects, registry, settings, notices });
+        let manager = Manager::new(context, self.directory);
         let found = match manager.look().await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::default(),
             Err(error) => {
@@ -298,6 +301,7 @@ impl Default for Settings {
             timezone: "UTC".into(),
             base: Topic::default(),
             values: BTreeMap::new(),
+            breaker: BreakerSettings::default(),
         }
     }
 }

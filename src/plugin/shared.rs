@@ -15,8 +15,13 @@ use super::{
 };
 use crate::{
     effects::Hush,
-    model::{Failure, Filter, Permission, PluginId},
+    model::{Failure, Filter, Permission, PluginId, shown},
 };
+
+/// Bytes of a traceback that are kept.
+const MAX_TRACE: usize = 4096;
+/// Characters of one line of it.
+const MAX_LINE: usize = 300;
 
 /// Where a plugin stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -28,6 +33,8 @@ pub enum State {
     Ready,
     /// It cannot run; `last_error` says why.
     Error,
+    /// Its worker had to be ended too often: it stays off until its file changes or it is reloaded.
+    Disabled,
     /// It is on its way out.
     Unloading,
 }
@@ -57,7 +64,54 @@ pub(super) struct Facts {
     pub(super) hooks: BTreeSet<String>,
     pub(super) patterns: Vec<String>,
     pub(super) filters: Vec<Filter>,
-    pub(super) last_error: Option<String>,
+    pub(super) last_error: Option<LastError>,
+}
+
+/// What went wrong last.
+#[derive(Debug, Clone)]
+pub(super) struct LastError {
+    /// The sentence, as whoever asked has read it.
+    pub(super) message: String,
+    /// Where in the plugin it came from, for who looks after the plugin; empty where nothing is known.
+    traceback: String,
+    /// When, RFC 3339.
+    pub(super) at: String,
+}
+
+impl LastError {
+    /// Of a failure.
+    pub(super) fn of(failure: &Failure) -> Self {
+        let traceback = trace(&failure.traceback).join("\n");
+        Self { message: failure.message.clone(), traceback, at: crate::model::now() }
+    }
+
+    /// Of a fault in a file, which nothing was called in.
+    pub(super) fn fault(text: &str) -> Self {
+        Self { message: text.to_owned(), traceback: String::new(), at: crate::model::now() }
+    }
+
+    /// Everything, the traceback in lines of its own.
+    pub(super) fn text(&self) -> String {
+        match self.traceback.is_empty() {
+            true => self.message.clone(),
+            false => format!("{}\n{}", self.message, self.traceback),
+        }
+    }
+}
+
+/// The lines of a traceback as they can be shown. It comes from a worker: nothing in it is believed, and it is
+/// cut after its first lines, which say most.
+pub(super) fn trace(traceback: &str) -> Vec<String> {
+    let mut left = MAX_TRACE;
+    let lines = traceback.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| shown(line, MAX_LINE))
+        .take_while(|line| {
+            let fits = line.len() < left;
+            left = left.saturating_sub(line.len() + 1);
+            fits
+        })
+        .collect()
 }
 
 impl Shared {
@@ -131,6 +185,24 @@ impl Shared {
     /// Keeps a failure for whoever asks what was wrong last.
     pub(super) fn failed(&self, failure: &Failure) {
         self.stats().failed(&failure.code);
-        self.facts().last_error = Some(failure.message.clone());
+        self.facts().last_error = Some(LastError::of(failure));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LastError;
+    use crate::model::{ErrorCode, Failure};
+
+    #[test]
+    fn a_traceback_is_shown_in_lines_and_bounded() {
+        let mut failure = Failure::new(ErrorCode::HookError, "it failed");
+        assert_eq!(LastError::of(&failure).text(), "it failed");
+        failure.traceback = "\ta.lua:7: in \x1b[31mfunction 'f'\n\n\ta.lua:9: in g".into();
+        let expected = "it failed\na.lua:7: in \u{fffd}[31mfunction 'f'\na.lua:9: in g";
+        assert_eq!(LastError::of(&failure).text(), expected);
+        failure.traceback = format!("first\n{}", "é".repeat(1_000) + "\n" + &"x\n".repeat(100_000));
+        let text = LastError::of(&failure).text();
+        assert!(text.starts_with("it failed\nfirst\néé") && text.len() < 4_200, "{}", text.len());
     }
 }

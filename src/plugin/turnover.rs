@@ -12,16 +12,17 @@ use super::{
     actor::Actor,
     blueprint::Blueprint,
     ears::Ears,
-    job::{Aim, Flight},
+    job::{Aim, Flight, Job},
     mail::Step,
+    notice::Notice,
     perform::Performance,
-    runner::{Newborn, blame, describe},
-    shared::State,
+    runner::{Newborn, Trouble, blame},
+    shared::{LastError, State},
 };
 use crate::{
     effects::{Cause, is_output},
     model::{
-        ErrorCode, Failure, Filter,
+        Failure, Filter,
         frame::{Effect, Input, Target},
     },
     store::{Commit, Sequence, StoreError},
@@ -38,71 +39,111 @@ const GOOD_LIFE: Duration = Duration::from_secs(60);
 impl Actor {
     /// The worker has died: the call it was running is to blame, the ones behind it are asked again.
     pub(super) async fn bury(&mut self, death: &Death) {
-        if let Some(Flight { job, call, began }) = self.flights.pop_front() {
-            let failure = blame(self.shared.id(), &describe(&call.target), death);
-            let ran = began.elapsed();
-            self.shared.stats().ran(ran, 0);
-            self.fail(job, failure, ran);
-        } else {
-            let failure = blame(self.shared.id(), "between two calls it", death);
-            tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
-            self.shared.failed(&failure);
-        }
-        self.revive().await;
+        let Some(Flight { job, call, began }) = self.flights.pop_front() else {
+            return self.bury_idle(death).await;
+        };
+        let failure = blame(self.shared.id(), &self.name(job.target), death);
+        let ran = began.elapsed();
+        self.shared.stats().ran(ran, 0);
+        drop(call);
+        self.lost(job, failure, ran).await;
     }
 
-    /// Ends the worker and makes a fresh one from the source in memory; again and again where the world and
-    /// not the plugin is in the way.
-    pub(super) async fn revive(&mut self) {
+    /// Nothing of the plugin ran when its worker ended. Where something from outside ended it, it is not to
+    /// blame: one that eats the machine's memory must not have others switched off.
+    async fn bury_idle(&mut self, death: &Death) {
+        let (id, reason) = (self.shared.id(), death.to_string());
+        tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
+        if matches!(death, Death::Exhausted(_)) {
+            self.shared.stats().killed();
+            return self.revive();
+        }
+        let failure = blame(id, "its worker", death);
+        self.shared.failed(&failure);
+        self.strike(&failure).await;
+    }
+
+    /// A call has cost the plugin its worker.
+    pub(super) async fn lost(&mut self, job: Job, failure: Failure, ran: Duration) {
+        self.broke();
+        self.fail(job, failure.clone(), ran);
+        self.strike(&failure).await;
+    }
+
+    /// Counts an ended worker; after too many the plugin is switched off, else a fresh one is made.
+    async fn strike(&mut self, failure: &Failure) {
+        self.shared.stats().killed();
+        if !self.strikes.add(Instant::now()) {
+            return self.revive();
+        }
+        let (id, settings) = (self.shared.id().clone(), self.context.settings.breaker);
+        let text = format!(
+            "plugin `{id}` is switched off: its worker had to be ended {} times within {} s (breaker.kills), the \
+             last time: {}; change its file, or ask `bridge/request/plugin/reload`",
+            settings.kills,
+            settings.kills_within.as_secs(),
+            failure.message
+        );
+        let why = Failure { message: text, ..failure.clone() };
+        self.put_away(State::Disabled, &why).await;
+        self.context.notice(Notice::disabled(&id, &why.message));
+    }
+
+    /// Ends the worker and makes a fresh one from the source in memory. What waits meanwhile is for that one.
+    pub(super) fn revive(&mut self) {
         self.runner = None;
         self.put_back();
         if self.born.elapsed() > GOOD_LIFE {
-            self.deaths = 0;
+            self.attempts = 0;
         }
-        loop {
-            self.deaths += 1;
-            // The first time at once; then 0.1 s, 0.2 s, 0.4 s …
-            let pause = match self.deaths {
-                1 => Duration::ZERO,
-                more => Duration::from_millis(25 << more.min(12)).min(MAX_PAUSE),
-            };
-            if !self.pause(pause).await {
-                return;
-            }
-            match Newborn::start(&self.blueprint, &self.context).await {
-                Ok(newborn) => {
-                    self.take_over(newborn).await;
-                    tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
-                    return;
-                }
-                Err(failure) if failure.code == ErrorCode::Unavailable => {
-                    tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
-                }
-                Err(failure) => return self.break_down(&failure),
-            }
+        self.attempts += 1;
+        // The first time at once; then 0.1 s, 0.2 s, 0.4 s …
+        let pause = match self.attempts {
+            1 => Duration::ZERO,
+            more => Duration::from_millis(25 << more.min(12)).min(MAX_PAUSE),
+        };
+        self.resting = pause >= LONG_PAUSE;
+        if self.resting {
+            self.shared.facts().state = State::Loading;
+            self.context.registry.changed();
         }
+        let (blueprint, context) = (self.blueprint.clone(), self.context.clone());
+        self.coming = Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            Newborn::start(&blueprint, &context).await.map(Box::new)
+        }));
     }
 
-    /// Waits, unless there is an order: then there is no worker to wait for, and what waits is for whoever
-    /// comes after it. Where it takes long, whoever asks anew is told that the plugin cannot run now.
-    async fn pause(&mut self, pause: Duration) -> bool {
-        if self.order.is_none() && !pause.is_zero() {
-            if pause >= LONG_PAUSE {
-                self.shared.facts().state = State::Loading;
-                self.context.registry.changed();
+    /// Takes what came of making a fresh worker; again and again where the world and not the plugin is in the
+    /// way.
+    pub(super) async fn settle(&mut self, born: Result<Box<Newborn>, Trouble>) {
+        match born {
+            Ok(newborn) => {
+                self.take_over(*newborn).await;
+                self.shared.stats().restarted();
+                tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
             }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                order = self.control.recv() => self.order = order,
+            Err(Trouble::World(failure)) => {
+                tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+                self.revive();
+            }
+            Err(Trouble::Plugin(failure)) => {
+                self.shared.stats().failed(&failure.code);
+                self.put_away(State::Error, &failure).await;
+            }
+            Err(Trouble::Died(failure)) => {
+                tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+                self.shared.failed(&failure);
+                self.strike(&failure).await;
             }
         }
-        self.order.is_none()
     }
 
     /// Calls that were written and not answered go back to the front of the queue. Handlers are numbered in
     /// the order of their making, so a fresh worker's numbers mean the same as long as they were made at the
     /// top level or in `on_startup`; timers are made anew by the fresh worker itself.
     fn put_back(&mut self) {
+        self.breaker.untried(Instant::now());
         while let Some(Flight { mut job, call, .. }) = self.flights.pop_back() {
             job.input = call.input;
             if !matches!(job.target, Aim::Timer(_)) {
@@ -112,15 +153,20 @@ impl Actor {
         self.queue.retain(|job| !matches!(job.target, Aim::Timer(_)));
     }
 
-    /// The plugin cannot run until its file changes or it is told to.
-    fn break_down(&mut self, failure: &Failure) {
-        self.runner = None;
-        let mut facts = self.shared.facts();
-        facts.state = State::Error;
-        facts.last_error = Some(failure.message.clone());
-        drop(facts);
+    /// The plugin cannot run until its file changes or it is told to. Nothing is sent to it any more.
+    async fn put_away(&mut self, state: State, failure: &Failure) {
+        (self.runner, self.coming, self.resting) = (None, None, false);
+        self.put_back();
+        let ears = std::mem::take(&mut self.ears);
+        self.listen();
+        {
+            let mut facts = self.shared.facts();
+            facts.state = state;
+            facts.last_error = Some(LastError::of(failure));
+        }
         tracing::error!(plugin = %self.shared.id(), "{}", failure.message);
         self.context.registry.changed();
+        self.drop_ears(&ears).await;
     }
 
     /// Makes a started worker the plugin's own: the old one's ears are dropped only after the new one has its
@@ -140,10 +186,12 @@ impl Actor {
         }
         let outputs = self.apply(held).await;
         self.drop_ears(&old).await;
-        self.runner = Some(runner);
+        (self.runner, self.coming, self.resting) = (Some(runner), None, false);
         self.born = Instant::now();
         self.announce(hooks);
-        self.perform_alone(commit, sequence, outputs).await;
+        if !(outputs.is_empty() && matches!(commit, Ok(None))) {
+            self.perform_alone(commit, sequence, outputs).await;
+        }
     }
 
     /// Tells the registry that this version serves now.
@@ -175,24 +223,20 @@ impl Actor {
             Ok(()) => newborn.start_up().await,
             failed => failed,
         };
-        if let Err(failure) = started {
-            if self.runner.is_none() {
-                // The old worker died while the new one was on its way.
-                self.revive().await;
-            }
-            return Err(failure);
-        }
+        started?;
         let wrote = self.farewell().await;
         self.blueprint = blueprint;
-        self.deaths = 0;
+        self.attempts = 0;
+        self.strikes.clear();
+        self.breaker.reset();
         self.shared.facts().last_error = None;
         self.take_over(newborn).await;
         if wrote && let Some(runner) = &mut self.runner {
             // The new worker has not seen what the old one wrote in leaving; by now all of it is handed to
             // the store, so what is read is what both have left.
-            if let Err(failure) = runner.refresh(&[]).await {
-                tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
-                self.revive().await;
+            if let Err(trouble) = runner.refresh(&[]).await {
+                tracing::warn!(plugin = %self.shared.id(), "{trouble}");
+                self.revive();
             }
         }
         Ok(())
@@ -212,8 +256,8 @@ impl Actor {
                 self.perform_alone(commit, sequence, outputs).await;
                 wrote
             }
-            Err(failure) => {
-                tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+            Err(trouble) => {
+                tracing::warn!(plugin = %self.shared.id(), "{trouble}");
                 false
             }
         }
@@ -222,7 +266,7 @@ impl Actor {
     pub(super) async fn stop(&mut self) {
         self.shared.facts().state = State::Unloading;
         self.farewell().await;
-        self.runner = None;
+        (self.runner, self.coming) = (None, None);
         let ears = std::mem::take(&mut self.ears);
         self.drop_ears(&ears).await;
         self.mailbox.close();

@@ -8,6 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     clock::{Clock, Overrun, TICK},
+    ending::Ending,
     frames::FrameError,
     process::{Process, ReadError, Spawner},
 };
@@ -51,9 +52,18 @@ pub enum Death {
     /// It ended by itself.
     #[error("failed: its worker ended by itself ({0})")]
     Ended(String),
+    /// It ended for want of memory: its own, or the machine's.
+    #[error("failed: its worker ran out of memory ({0})")]
+    Exhausted(String),
     /// It was killed for what it sent.
     #[error("failed: its worker was ended: {0}")]
     Garbage(String),
+}
+
+impl From<Ending> for Death {
+    fn from(Ending { how, exhausted }: Ending) -> Self {
+        if exhausted { Self::Exhausted(how) } else { Self::Ended(how) }
+    }
 }
 
 /// A live worker and the calls it has not answered.
@@ -215,10 +225,9 @@ impl Link {
 
     /// The worker has closed a pipe: that is how one ends, and no way to live.
     async fn closed(&mut self, which: &str) -> Death {
-        let last_words = self.process.ended().await;
-        match last_words.killed {
-            true => Death::Garbage(format!("it closed its {which} and went on")),
-            false => Death::Ended(last_words.how),
+        match self.process.ended().await {
+            Some(ending) => ending.into(),
+            None => Death::Garbage(format!("it closed its {which} and went on")),
         }
     }
 

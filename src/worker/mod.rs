@@ -3,6 +3,7 @@
 
 pub mod child;
 mod clock;
+mod ending;
 pub mod frames;
 mod link;
 mod process;

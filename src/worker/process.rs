@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc as std_mpsc,
@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     WORKER_ARGUMENT,
+    ending::Ending,
     frames::{self, FrameError},
 };
 use crate::model::frame::FromWorker;
@@ -53,24 +54,15 @@ struct Dying {
     /// When it is killed; nothing once it was.
     kill_at: Option<Instant>,
     killed: bool,
-    reply: Option<oneshot::Sender<Ending>>,
+    reply: Option<oneshot::Sender<Dead>>,
 }
 
-/// How a worker ended.
+/// A worker that has ended.
 #[derive(Debug)]
-struct Ending {
+struct Dead {
     status: ExitStatus,
     /// Whether it lived until it was killed for that.
     killed: bool,
-}
-
-/// What an ended worker leaves.
-#[derive(Debug)]
-pub(super) struct LastWords {
-    /// Its signal or exit code and the last line it wrote, in a few words.
-    pub(super) how: String,
-    /// Whether it lived until it was killed for that.
-    pub(super) killed: bool,
 }
 
 impl Spawner {
@@ -127,7 +119,7 @@ fn serve(executable: &PathBuf, queue: &std_mpsc::Receiver<Order>) {
 }
 
 impl Dying {
-    fn new(child: Child, kill_at: Instant, reply: Option<oneshot::Sender<Ending>>) -> Self {
+    fn new(child: Child, kill_at: Instant, reply: Option<oneshot::Sender<Dead>>) -> Self {
         Self { child, kill_at: Some(kill_at), killed: false, reply }
     }
 
@@ -145,9 +137,9 @@ impl Dying {
         match self.child.try_wait() {
             Ok(None) => true,
             Ok(Some(status)) => {
-                let ending = Ending { status, killed: self.killed };
+                let dead = Dead { status, killed: self.killed };
                 // Who asked may have given up.
-                let _ = self.reply.take().map(|reply| reply.send(ending));
+                let _ = self.reply.take().map(|reply| reply.send(dead));
                 false
             }
             Err(_) => false,
@@ -214,53 +206,41 @@ impl Process {
     }
 
     /// Kills it.
-    pub(super) async fn kill(&mut self) -> LastWords {
-        self.end_by(Instant::now()).await
+    pub(super) async fn kill(&mut self) {
+        self.end_by(Instant::now()).await;
     }
 
-    /// Lets it end by itself, now that its pipe is closed, and kills it where it does not.
-    pub(super) async fn ended(&mut self) -> LastWords {
+    /// Lets it end by itself, now that its pipe is closed, and says how it did; nothing where it had to be killed.
+    pub(super) async fn ended(&mut self) -> Option<Ending> {
         self.end_by(Instant::now() + PATIENCE).await
     }
 
-    async fn end_by(&mut self, kill_at: Instant) -> LastWords {
-        let unknown = |how: &str| LastWords { how: how.into(), killed: false };
-        let Some(mut child) = self.child.take() else { return unknown("it has ended before") };
+    async fn end_by(&mut self, kill_at: Instant) -> Option<Ending> {
+        let Some(mut child) = self.child.take() else { return Some(Ending::unknown()) };
         let last_words = child.stderr.take();
-        let (reply, ending) = oneshot::channel();
+        let (reply, dead) = oneshot::channel();
         let dying = Dying::new(child, kill_at, Some(reply));
         if self.spawner.orders.send(Order::End(dying)).is_err() {
-            return unknown("nobody knows how it ended");
+            return Some(Ending::unknown());
         }
-        let Ok(Ok(Ending { status, killed })) = tokio::time::timeout(PATIENCE + DEATHBED, ending).await
-        else {
-            return LastWords { how: "it was killed and has not ended yet".into(), killed: true };
+        // One that is killed and stuck in the kernel is not waited for; it is reaped when it ends.
+        let Ok(Ok(Dead { status, killed })) = tokio::time::timeout(PATIENCE + DEATHBED, dead).await else {
+            return None;
         };
-        let how = match (status.signal(), status.code()) {
-            (Some(signal), _) => format!("signal {signal}"),
-            (None, Some(code)) => format!("exit code {code}"),
-            (None, None) => "no exit code".into(),
-        };
-        let how = match last_words.map(last_line) {
-            Some(text) if !text.is_empty() => format!("{how}: {text}"),
-            _ => how,
-        };
-        LastWords { how, killed }
+        (!killed).then(|| Ending::of(status, &last_words.map(read_words).unwrap_or_default()))
     }
 }
 
-/// What a dead worker has left on its standard error, at most one line of it. Nobody reads that pipe while it lives:
-/// once full, it holds up the worker alone. A child that it left behind may still hold the other end, so this takes
-/// what is there and does not wait for more.
-fn last_line(mut pipe: std::process::ChildStderr) -> String {
+/// What a dead worker has left on its standard error. Nobody reads that pipe while it lives: once full, it holds up
+/// the worker alone. A child that it left behind may still hold the other end, so this takes what is there and does
+/// not wait for more.
+fn read_words(mut pipe: std::process::ChildStderr) -> String {
     if rustix::io::ioctl_fionbio(&pipe, true).is_err() {
         return String::new();
     }
     let mut text = Vec::new();
     let _ = pipe.by_ref().take(64 * 1024).read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
-    line.chars().filter(|character| !character.is_control()).take(300).collect()
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 impl Drop for Process {

@@ -13,6 +13,7 @@ mod bad_input;
 mod chat;
 mod cli;
 mod clients;
+mod containment;
 mod docker_acl;
 mod envelope;
 mod events;

@@ -111,7 +111,7 @@ fn a_worker_has_no_files_and_no_environment_of_ours(broker: &Broker) {
 }
 
 /// The ids of a bridge's worker processes.
-fn workers_of(jarvis: &Bridge) -> Vec<u32> {
+pub(crate) fn workers_of(jarvis: &Bridge) -> Vec<u32> {
     let id = jarvis.process_id();
     let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
     let children =
@@ -209,7 +209,8 @@ function in_strings() local s = "" while true do s = s .. "x" if #s > 5000 then 
 function in_result() return setmetatable({}, { __pairs = function() while true do end end }) end
 function on_command(cmd) return _G[cmd.name](cmd.args) end
 "#;
-    let jarvis = Bridge::start(broker, &[("tricks", code)]);
+    // Left alone, the rest would not be tried.
+    let jarvis = Setup::new(broker).plugin("tricks", code).set("BREAKER__FAILURES", "100").start();
     for name in [
         "in_pcall",
         "in_xpcall",

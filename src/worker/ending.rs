@@ -1,0 +1,96 @@
+//! How a worker that ended by itself came to its end, in words. Knows signals and last words, not calls.
+
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+use rustix::process::Signal;
+
+use crate::model::shown;
+
+/// Characters of a worker's last words that are told.
+const MAX_WORDS: usize = 300;
+/// What Rust's and mlua's allocators say before they give up.
+const NO_MEMORY: &str = "memory allocation of ";
+
+/// The signals that end a worker, each with its name and what it stands for.
+const SIGNALS: [(Signal, &str); 12] = [
+    (Signal::KILL, "SIGKILL from outside: so ends whom the system takes when memory runs short"),
+    (Signal::SEGV, "SIGSEGV: it touched memory that is not its own"),
+    (Signal::BUS, "SIGBUS: it touched memory that is not there"),
+    (Signal::ABORT, "SIGABRT: it gave itself up"),
+    (Signal::SYS, "SIGSYS: it tried a system call that workers may not make"),
+    (Signal::ILL, "SIGILL: it ran into code that is none"),
+    (Signal::FPE, "SIGFPE: it calculated what cannot be"),
+    (Signal::TRAP, "SIGTRAP: it ran into a trap"),
+    (Signal::PIPE, "SIGPIPE: nobody read its pipe"),
+    (Signal::XCPU, "SIGXCPU: it used all the CPU time of its process"),
+    (Signal::XFSZ, "SIGXFSZ: it tried to write a file"),
+    (Signal::TERM, "SIGTERM from outside"),
+];
+
+/// The end of a worker that nobody asked to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// What a person reads of it, as in `SIGSEGV: it touched memory that is not its own`.
+    pub(super) how: String,
+    /// Whether it was for want of memory: its own, or the machine's.
+    pub(super) exhausted: bool,
+}
+
+impl Ending {
+    /// Of a process, from its status and what it left on its standard error.
+    pub(super) fn of(status: ExitStatus, last_words: &str) -> Self {
+        let how = match (status.signal(), status.code()) {
+            (Some(signal), _) => name(signal),
+            (None, Some(code)) => format!("exit code {code}"),
+            (None, None) => "no exit code".into(),
+        };
+        let killed = status.signal() == Some(Signal::KILL.as_raw());
+        let words = pick(last_words);
+        let exhausted = killed || words.contains(NO_MEMORY);
+        let how = if words.is_empty() { how } else { format!("{how}: {}", shown(words, MAX_WORDS)) };
+        Self { how, exhausted }
+    }
+
+    /// Of a process that nobody could wait for.
+    pub(super) fn unknown() -> Self {
+        Self { how: "nobody knows how it ended".into(), exhausted: false }
+    }
+}
+
+fn name(signal: i32) -> String {
+    let known = SIGNALS.iter().find(|(known, _)| known.as_raw() == signal);
+    known.map_or_else(|| format!("signal {signal}"), |(_, words)| (*words).to_owned())
+}
+
+/// The line that says most: that memory ran out, else the last one.
+fn pick(text: &str) -> &str {
+    let exhausted = text.lines().find(|line| line.contains(NO_MEMORY));
+    let last = || text.lines().rev().find(|line| !line.trim().is_empty());
+    exhausted.or_else(last).unwrap_or("").trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+    use super::Ending;
+
+    #[test]
+    fn an_end_is_told_in_words_and_want_of_memory_is_told_apart() {
+        let check = |status: i32, words: &str, how: &str, exhausted: bool| {
+            let ending = Ending::of(ExitStatus::from_raw(status), words);
+            assert_eq!((ending.how.as_str(), ending.exhausted), (how, exhausted));
+        };
+        check(11, "", "SIGSEGV: it touched memory that is not its own", false);
+        check(0x80 | 6, "one\ntwo\n\n", "SIGABRT: it gave itself up: two", false);
+        check(
+            6,
+            "memory allocation of 64 bytes failed\nnote: more\n",
+            "SIGABRT: it gave itself up: memory allocation of 64 bytes failed",
+            true,
+        );
+        check(9, "", "SIGKILL from outside: so ends whom the system takes when memory runs short", true);
+        check(1 << 8, "worker: \x1b[31mno", "exit code 1: worker: \u{fffd}[31mno", false);
+        check(27, "", "signal 27", false);
+    }
+}
