@@ -117,7 +117,7 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
-    /// The kernel refused it for want of permission.
+    /// The kernel refused it, for want of permission or by a limit.
     Refused,
     /// It was done.
     Done,

@@ -186,10 +186,16 @@ fn memory() -> usize {
 fn attempt<T, E: Into<io::Error>>(what: &str, result: Result<T, E>) -> Attempt {
     let outcome = match result.map_err(Into::into) {
         Ok(_) => AttemptOutcome::Done,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => AttemptOutcome::Refused,
+        Err(error) if is_refusal(&error) => AttemptOutcome::Refused,
         Err(error) => AttemptOutcome::Failed(error.to_string()),
     };
     Attempt { what: what.into(), outcome }
+}
+
+/// Want of permission, or a limit: no further descriptor, no further process. Anything else proves nothing.
+fn is_refusal(error: &io::Error) -> bool {
+    use nix::libc::{EACCES, EAGAIN, EMFILE, EPERM};
+    matches!(error.raw_os_error(), Some(EPERM | EACCES | EMFILE | EAGAIN))
 }
 
 fn report(probe: Probe) -> i32 {

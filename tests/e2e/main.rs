@@ -21,6 +21,8 @@ mod http;
 mod jarvis;
 mod kept;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod lockdown;
 mod neighbours;
 mod reload;
 mod replies;
