@@ -198,7 +198,7 @@ fn a_plugin_in_a_thread_is_locked_down_as_well() {
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-mod without {
+pub(crate) mod without {
     //! A kernel or a container without a piece: a filter of system calls plays it.
 
     use std::collections::BTreeMap;
@@ -209,7 +209,7 @@ mod without {
     use super::*;
 
     /// Runs where these system calls do not exist.
-    fn in_a_world_without(calls: &[libc::c_long], test: impl FnOnce() + Send + 'static) {
+    pub(crate) fn in_a_world_without(calls: &[libc::c_long], test: impl FnOnce() + Send + 'static) {
         let rules: BTreeMap<i64, _> = calls.iter().map(|call| (*call, Vec::new())).collect();
         let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         let architecture = std::env::consts::ARCH.try_into().unwrap();
@@ -238,7 +238,7 @@ mod without {
         }
     }
 
-    const LANDLOCK: [libc::c_long; 3] =
+    pub(crate) const LANDLOCK: [libc::c_long; 3] =
         [libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule, libc::SYS_landlock_restrict_self];
 
     #[test]

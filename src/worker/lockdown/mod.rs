@@ -58,7 +58,7 @@ impl Lockdown {
     pub(super) fn begin(parent: u32) -> Result<Self, LockError> {
         let mut this = Self { lacks: Vec::new(), landlock: 0 };
         // Where the kernel keeps its quick clock is looked up once, in a file that is out of reach later.
-        rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         process::end_with(parent)?;
         process::close_inherited();
         this.note(Piece::OomScore, process::prefer_to_kill()?);
