@@ -3,14 +3,12 @@
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
-    os::unix::net::UnixListener,
     time::Duration,
 };
 
-use super::{
-    Spawner,
-    probe::{Walls, abstract_name},
-};
+#[cfg(target_os = "linux")]
+use super::probe::abstract_name;
+use super::{Spawner, Walls};
 use crate::model::lockdown::Probe;
 
 /// Far more than a probe takes; one that hangs is killed.
@@ -41,6 +39,7 @@ impl Spawner {
         // They live until the report is there.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
+        #[cfg(target_os = "linux")]
         let _abstract_socket = listen_abstract(port)?;
         let arguments = vec![walls.argument().to_owned(), port.to_string()];
         let mut process = self.spawn_with(arguments).await?;
@@ -52,7 +51,10 @@ impl Spawner {
 }
 
 #[cfg(target_os = "linux")]
-fn listen_abstract(port: u16) -> io::Result<UnixListener> {
-    use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr};
+fn listen_abstract(port: u16) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    };
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(abstract_name(port))?)
 }

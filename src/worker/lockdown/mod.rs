@@ -37,6 +37,8 @@ pub(super) enum LockError {
 }
 
 /// Whether a piece holds.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     Yes,
     /// The system does not have it, or a container does not let it through.
@@ -109,7 +111,7 @@ impl Lockdown {
 
     #[cfg(target_os = "linux")]
     fn note(&mut self, piece: Piece, held: Held) {
-        if matches!(held, Held::No) {
+        if held == Held::No {
             self.lacks.push(piece);
         }
     }

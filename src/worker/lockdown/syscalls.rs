@@ -81,8 +81,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn compile() -> Result<BpfProgram, BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|call| (i64::from(*call), Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     // New memory only, and none that could be run: what is executable now is all that ever will be.
     let executable = |argument| SeccompCondition::new(argument, Dword, MaskedEq(bits(libc::PROT_EXEC)), 0);
     let anonymous = bits(libc::MAP_ANONYMOUS);
