@@ -15,6 +15,7 @@ use super::{
 use crate::model::{
     Limits,
     frame::{Answer, Call, Done, FromWorker, Load, Loaded, LogLine, Operation, Request, Snapshot, ToWorker},
+    lockdown::Piece,
 };
 
 /// Calls written ahead of their answers at most, so that a busy worker need not wait for its next one.
@@ -78,6 +79,8 @@ pub struct Link {
     answered: u64,
     asked: Asked,
     lines: Lines,
+    /// Whether it has said nothing yet, so that no code of the plugin can have run.
+    unheard: bool,
     clock: Clock,
     ticker: Interval,
 }
@@ -130,6 +133,7 @@ impl Link {
             owed: false,
             answered: 0,
             asked: Asked::default(),
+            unheard: true,
             clock: Clock::default(),
             ticker,
         })
@@ -190,6 +194,10 @@ impl Link {
             tokio::select! {
                 biased;
                 frame = self.process.reader.next(most) => return match frame {
+                    Ok(FromWorker::Lacks(lacks)) if self.unheard => {
+                        self.warn(&lacks);
+                        continue;
+                    }
                     Ok(frame) => match self.expected(frame) {
                         Ok(event) => Ok(event),
                         Err(reason) => Err(self.end(reason).await),
@@ -231,6 +239,23 @@ impl Link {
         }
     }
 
+    /// Says once in a run which pieces of the lock-down do not hold on this system.
+    fn warn(&mut self, lacks: &[Piece]) {
+        self.unheard = false;
+        if !self.process.warns_first() {
+            return;
+        }
+        let missing: Vec<String> = lacks
+            .iter()
+            .take(Piece::ALL.len())
+            .map(|piece| format!("{} ({})", piece.name(), piece.needs()))
+            .collect();
+        tracing::warn!(
+            missing = missing.join("; "),
+            "plugins run with less lock-down than they could: `jarvis-bridge doctor` says what to do"
+        );
+    }
+
     fn overrun(&mut self) -> Option<Overrun> {
         let oldest = self.unanswered.front()?.number;
         self.clock.tick(oldest, self.owed, self.process.id(), &self.limits)
@@ -239,8 +264,10 @@ impl Link {
     /// Takes only what was asked for: answers in the order of the calls, requests from the running one. A worker has
     /// one thread: while it waits for an answer, and before it has read what it was told last, it has nothing to say.
     fn expected(&mut self, frame: FromWorker) -> Result<Event, String> {
+        self.unheard = false;
         let Some(&running) = self.unanswered.front() else {
             return Err(match frame {
+                FromWorker::Lacks(_) => "it spoke of its lock-down after its plugin had begun",
                 FromWorker::Log(_) => "it wrote to the log while no call of it ran",
                 FromWorker::Request(_) => "it asked for something while no call of it ran",
                 FromWorker::Loaded(_) => "it said twice that it was loaded",
@@ -256,6 +283,7 @@ impl Link {
             return Err("it went on before it had read what it was told".into());
         }
         match frame {
+            FromWorker::Lacks(_) => Err("it spoke of its lock-down after its plugin had begun".into()),
             FromWorker::Log(line) => {
                 self.lines.take(&line, &self.limits)?;
                 Ok(Event::Log(line))

@@ -9,10 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Bridge, Broker, Setup, assert_json, on_each_broker, plugin_source},
-    sandbox::workers_of,
-};
+use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker, plugin_source, workers_of};
 
 on_each_broker!(
     three_kills_switch_a_plugin_off_and_a_reload_brings_it_back,
