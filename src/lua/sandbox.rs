@@ -33,22 +33,45 @@ pub(super) fn build_marker(lua: &Lua) -> mlua::Result<Table> {
     Ok(marker)
 }
 
-/// Locks the VM down around the `raw` functions of the API. Gives the true `pcall`, through which hooks are
-/// called.
-pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Result<Function> {
-    let pcall: Function = lua.globals().raw_get("pcall")?;
+/// How plugin code is called: through the true `xpcall`, so that no handler of mlua's meets its error objects, with a
+/// message handler of ours, which notes where the error was raised.
+pub(super) struct Entrance {
+    xpcall: Function,
+    handler: Function,
+}
+
+impl Entrance {
+    /// Calls a function of the plugin's: whether it returned, and its first two results or its error object.
+    pub(super) fn call(
+        &self,
+        function: &Function,
+        arguments: (Value, Value),
+    ) -> mlua::Result<(bool, Value, Value)> {
+        self.xpcall.call((function, &self.handler, arguments.0, arguments.1))
+    }
+}
+
+/// Locks the VM down around the `raw` functions of the API. Gives the way into it.
+pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Result<Entrance> {
+    let xpcall: Function = lua.globals().raw_get("xpcall")?;
     limiter.install(lua)?;
     let place = Rc::clone(limiter);
     raw.raw_set(
         "position",
         lua.create_function(move |lua, ()| {
-            Ok(place.place(lua).map(|place| place + ": ").unwrap_or_default())
+            Ok(place.stack().place(lua).map(|place| place + ": ").unwrap_or_default())
         })?,
     )?;
-    let limiter = Rc::clone(limiter);
-    raw.raw_set("caught", lua.create_function(move |lua, problem| caught(lua, &limiter, problem))?)?;
+    let catching = Rc::clone(limiter);
+    raw.raw_set("caught", lua.create_function(move |lua, problem| caught(lua, &catching, problem))?)?;
     lua.load(PRELUDE).set_name("=[jarvis]").set_mode(ChunkMode::Text).call::<()>(raw)?;
-    Ok(pcall)
+    limiter.stack().learn(lua, &xpcall)?;
+    let noting = Rc::clone(limiter);
+    let handler = lua.create_function(move |lua, problem: Value| {
+        noting.note_raised(lua);
+        Ok(problem)
+    })?;
+    Ok(Entrance { xpcall, handler })
 }
 
 /// What a protected call of the plugin's caught: whether the running call was stopped and must fail on, and the

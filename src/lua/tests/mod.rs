@@ -5,6 +5,7 @@ mod conversion;
 mod limits;
 mod sandbox;
 mod speed;
+mod traceback;
 mod transactions;
 
 use std::{
