@@ -64,7 +64,8 @@ pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Resul
     )?;
     let catching = Rc::clone(limiter);
     raw.raw_set("caught", lua.create_function(move |lua, problem| caught(lua, &catching, problem))?)?;
-    lua.load(PRELUDE).set_name("=[jarvis]").set_mode(ChunkMode::Text).call::<()>(raw)?;
+    raw.raw_set("loaded", lua.named_registry_value::<Table>("_LOADED")?)?;
+    lua.load(PRELUDE).set_name(format!("={}", text::PRELUDE)).set_mode(ChunkMode::Text).call::<()>(raw)?;
     limiter.stack().learn(lua, &xpcall)?;
     let noting = Rc::clone(limiter);
     let handler = lua.create_function(move |lua, problem: Value| {
@@ -75,7 +76,7 @@ pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Resul
 }
 
 /// What a protected call of the plugin's caught: whether the running call was stopped and must fail on, and the
-/// error object, as text where it is mlua's (memory ran out inside a function of ours).
+/// error object, as text where it is mlua's (memory ran out inside a function of ours), and without a line of ours.
 ///
 /// The prelude asks here, and no flag in a Lua table tells it: setting one can fail where the stack is full, and
 /// a call that cannot be made is an error, which is as good as a stop.
@@ -83,7 +84,15 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
     if limiter.is_tripped() {
         return Ok((true, Value::Nil));
     }
-    let Value::Error(error) = problem else { return Ok((false, problem)) };
-    let text = text::clean(error.to_string().as_bytes(), 512);
-    Ok((false, Value::String(lua.create_string(text)?)))
+    match problem {
+        Value::Error(error) => {
+            let text = text::clean(error.to_string().as_bytes(), 512);
+            Ok((false, Value::String(lua.create_string(text)?)))
+        }
+        Value::String(message) if text::without_prelude(&message.as_bytes()).len() < message.as_bytes().len() => {
+            let message = lua.create_string(text::without_prelude(&message.as_bytes()))?;
+            Ok((false, Value::String(message)))
+        }
+        problem => Ok((false, problem)),
+    }
 }

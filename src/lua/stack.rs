@@ -97,7 +97,8 @@ impl Stack {
         traceback.cut();
     }
 
-    fn chunk(&self) -> &str {
+    /// The plugin's file, as in `weather.lua`.
+    pub(super) fn chunk(&self) -> &str {
         self.source.trim_start_matches('=')
     }
 

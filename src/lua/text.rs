@@ -17,9 +17,33 @@ pub(super) fn clean(bytes: &[u8], max: usize) -> String {
     text
 }
 
+/// What Lua calls the code of ours that runs before the plugin's.
+pub(super) const PRELUDE: &str = "[jarvis]";
+
+/// An error's text without a line of ours before it, as C puts there where we called it.
+pub(super) fn without_prelude(message: &[u8]) -> &[u8] {
+    let Some(rest) = message.strip_prefix(PRELUDE.as_bytes()) else { return message };
+    let digits = rest.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
+    match rest.split_at_checked(digits + 1) {
+        Some((_, rest)) => rest.strip_prefix(b": ").unwrap_or(message),
+        None => message,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use super::{clean, without_prelude};
+
+    #[test]
+    fn a_line_of_ours_is_taken_off() {
+        let check = |text: &str, expect: &str| {
+            assert_eq!(without_prelude(text.as_bytes()), expect.as_bytes());
+        };
+        check("[jarvis]:12: invalid", "invalid");
+        check("[jarvis]", "[jarvis]");
+        check("[jarvis]:12", "[jarvis]:12");
+        check("weather.lua:1: [jarvis]:12: x", "weather.lua:1: [jarvis]:12: x");
+    }
 
     #[test]
     fn text_is_cut_between_characters_and_has_no_control_characters() {
