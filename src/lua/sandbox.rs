@@ -89,7 +89,9 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
             let text = text::clean(error.to_string().as_bytes(), 512);
             Ok((false, Value::String(lua.create_string(text)?)))
         }
-        Value::String(message) if text::without_prelude(&message.as_bytes()).len() < message.as_bytes().len() => {
+        Value::String(message)
+            if text::without_prelude(&message.as_bytes()).len() < message.as_bytes().len() =>
+        {
             let message = lua.create_string(text::without_prelude(&message.as_bytes()))?;
             Ok((false, Value::String(message)))
         }

@@ -7,6 +7,7 @@ mod sandbox;
 mod speed;
 mod traceback;
 mod transactions;
+mod tricks;
 
 use std::{
     cell::{Cell, RefCell},

@@ -126,9 +126,15 @@ fn tables_with_metatables_are_lists_like_others() {
             super::check(&format!("{list} {body}"), expect);
         };
         check("local t = list{1, 2} table.insert(t, 3) table.insert(t, 1, 0) return t", "[0,1,2,3]");
-        check("local t = list{1} table.insert(t, 2, 'b') table.insert(t, '1', 'a') return t", r#"["a",1,"b"]"#);
+        check(
+            "local t = list{1} table.insert(t, 2, 'b') table.insert(t, '1', 'a') return t",
+            r#"["a",1,"b"]"#,
+        );
         check("local t = list{1, 2, 3} return {table.remove(t), table.remove(t, 1), #t, t[1]}", "[3,1,1,2]");
-        check("local t = list{} return {table.remove(t) == nil, table.remove(t, 0) == nil, #t}", "[true,true,0]");
+        check(
+            "local t = list{} return {table.remove(t) == nil, table.remove(t, 0) == nil, #t}",
+            "[true,true,0]",
+        );
         check("local t = list{1, 2} return {table.remove(t, 3) == nil, #t}", "[true,2]");
         check("local t = list{3, 1, 2} table.sort(t) return t", "[1,2,3]");
         check("local t = list{3, 1, 2} table.sort(t, function(a, b) return a > b end) return t", "[3,2,1]");
@@ -196,7 +202,10 @@ fn errors_name_the_plugins_own_line() {
             "\nlocal ok, e = pcall(jarvis.state.get)\nerror(e, 0)",
             "weather.lua:2: jarvis.state.get wants a string",
         );
-        check_fails("\ntable.concat(nil)", "weather.lua:2: bad argument #1 to 'table.concat' (table expected");
+        check_fails(
+            "\ntable.concat(nil)",
+            "weather.lua:2: bad argument #1 to 'table.concat' (table expected",
+        );
         check_fails(
             "\nlocal ok, e = pcall(table.sort, {3, 2, 1, 5, 4, 7}, function() return true end)\nerror(e, 0)",
             "failed: invalid order function for sorting",

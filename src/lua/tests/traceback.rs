@@ -63,10 +63,7 @@ fn errors_bear_the_calls_that_led_to_them() {
         // The plugin's own words reach who asked; who looks after the plugin learns the rest.
         let chosen = failure("function on_command()\n  error{message = 'no milk'}\nend");
         assert_eq!(chosen.message, "no milk");
-        assert_eq!(
-            chosen.traceback,
-            "[C]: in function 'error'\nweather.lua:2: in function <weather.lua:1>"
-        );
+        assert_eq!(chosen.traceback, "[C]: in function 'error'\nweather.lua:2: in function <weather.lua:1>");
         check("function on_command() return nil, 'no milk' end", &[]);
         check("function on_command() return {print} end", &[]);
     });
@@ -126,7 +123,9 @@ fn a_traceback_is_bounded() {
         );
         assert_eq!(tower.traceback.lines().count(), 21, "{}", tower.traceback);
         // No control character of a name gets out.
-        let odd = failure("local t = {['a\\n\\27b'] = function() error('x') end}\nfunction on_command() t['a\\n\\27b']() end");
+        let odd = failure(
+            "local t = {['a\\n\\27b'] = function() error('x') end}\nfunction on_command() t['a\\n\\27b']() end",
+        );
         assert!(odd.traceback.contains("in field 'a  b'"), "{}", odd.traceback);
     });
 }
@@ -138,7 +137,9 @@ fn no_code_of_the_plugins_runs_for_one() {
             "calls = 0\nlocal m = {__tostring = function() calls = calls + 1 return 'x' end, __name = 'n', __index = function() calls = calls + 1 end}\n\
              function on_command() error(setmetatable({}, m)) end\nfunction on_chat() return {calls} end",
         );
-        let Outcome::Failed(failure) = bench.hook("on_command", "{}").outcome else { panic!("it did not fail") };
+        let Outcome::Failed(failure) = bench.hook("on_command", "{}").outcome else {
+            panic!("it did not fail")
+        };
         assert!(failure.traceback.starts_with("[C]: in function 'error'"), "{}", failure.traceback);
         assert_eq!(super::outcome(&bench.hook("on_chat", "{}")), "[0]");
         // An error in a handler of the plugin's, at the end of the C stack, of the heap: none loops in ours.
@@ -167,7 +168,9 @@ fn the_end_of_the_stack_is_an_ordinary_error() {
         ));
         let limits = Limits { memory: 64 << 20, cpu_ms: 5000, ..plugin.limits.clone() };
         let bench = Bench::start(Load { limits, ..plugin });
-        let Outcome::Failed(failure) = bench.hook("on_command", "{}").outcome else { panic!("it did not fail") };
+        let Outcome::Failed(failure) = bench.hook("on_command", "{}").outcome else {
+            panic!("it did not fail")
+        };
         assert!(failure.message.contains("stack overflow"), "{failure}");
         assert!(failure.traceback.starts_with("weather.lua:1: in upvalue 'f'"), "{}", failure.traceback);
     });
