@@ -113,7 +113,7 @@ impl Vm {
 
     /// Calls a hook or callback.
     pub fn call(&self, call: &Call) -> Done {
-        self.host.call.set(call.number);
+        self.host.begin(call.number);
         self.host.books.borrow_mut().forget_loaded();
         let (outcome, effects) = match self.find(&call.target) {
             None => (Outcome::Missing, Vec::new()),
@@ -231,6 +231,7 @@ fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String
         link,
         call: Cell::new(0),
         requests: Cell::new(0),
+        asked: Cell::default(),
     };
     Ok((host, load.source))
 }
@@ -239,7 +240,7 @@ impl Blame<'_> {
     fn unreadable(self, problem: &super::host::Problem, limits: &crate::model::Limits) -> Failure {
         match problem {
             super::host::Problem::Vm(error) => self.vm_error(error, limits),
-            super::host::Problem::Mistake(text) => {
+            super::host::Problem::Mistake(text) | super::host::Problem::Quota(text) => {
                 Failure::new(ErrorCode::InvalidPayload, format!("plugin `{}`: {text}", self.plugin))
             }
         }

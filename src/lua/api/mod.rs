@@ -99,6 +99,10 @@ fn function(
             Ok(Reply::Nothing) => Ok((None, Value::Nil, None)),
             Ok(Reply::Failure(why)) => Ok((None, Value::Nil, Some(why))),
             Err(Problem::Mistake(text)) => Ok((Some(text), Value::Nil, None)),
+            Err(Problem::Quota(text)) => {
+                host.logs.refused(&host, &text);
+                Ok((Some(text), Value::Nil, None))
+            }
             Err(Problem::Vm(error)) => {
                 host.limiter.stop_for_memory(lua);
                 Err(error)

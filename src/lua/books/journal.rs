@@ -12,9 +12,15 @@ use crate::{
 
 /// The most bytes that the effects of one call may take. With a result they must fit into one frame, and this
 /// bounds what a call can pile up outside of the Lua heap; a plugin that wants more is refused the effect.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// About what an effect takes besides its texts.
-const OVERHEAD: usize = 96;
+///
+/// What a worker holds at most besides its Lua heap, with the shipped limits, in MiB: state and `config.set` 2 × 2.5
+/// (1 of text, and what 10,000 keys take), configuration 1, timers' data 1, this journal 4 and its way back 4 (the old
+/// values of what it wrote; while no call has run, the writes of the top level instead), the frame that takes them
+/// out 8 (a buffer doubles), the largest frame that came in 8 and what was read from it 4, one value on its way to
+/// JSON 1: 36 in all, which with 16 of heap stays below the 56 at which the system refuses a worker more.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// What an effect takes at most besides its texts: in the list, on the way back, in the index of writes, as JSON.
+const OVERHEAD: usize = 512;
 
 /// Where a key is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +29,16 @@ pub(in crate::lua) enum Shelf {
     State,
     /// `jarvis.config`
     Config,
+}
+
+impl Shelf {
+    /// As plugins call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::State => "jarvis.state",
+            Self::Config => "jarvis.config",
+        }
+    }
 }
 
 /// One step back.
@@ -71,7 +87,7 @@ impl Journal {
 
     pub(super) fn count_output(&mut self, limit: usize) -> Result<(), Problem> {
         if self.outputs >= limit {
-            return Err(Problem::mistake(format!(
+            return Err(Problem::quota(format!(
                 "at most {limit} emits and publishes in one hook call (limits.outputs): send one message with a \
                  list, or go on in a timer"
             )));
@@ -109,15 +125,16 @@ impl Journal {
         if self.bytes + more <= MAX_BYTES {
             return Ok(());
         }
-        Err(Problem::mistake(format!(
-            "the effects of one hook call would take more than {} MiB: do less in one call",
+        Err(Problem::quota(format!(
+            "the effects of one hook call would take more than {} MiB: do less in one call, or go on in a timer",
             MAX_BYTES >> 20
         )))
     }
 }
 
 fn write_bytes(key: &str, value: Option<&RawValue>) -> usize {
-    escaped_length(key) + value.map_or(0, |value| value.get().len()) + OVERHEAD
+    // Its key stands in the effect, on the way back and in the index.
+    3 * escaped_length(key) + value.map_or(0, |value| value.get().len()) + OVERHEAD
 }
 
 fn write_effect(shelf: Shelf, key: String, value: Option<Box<RawValue>>) -> Effect {

@@ -2,6 +2,7 @@
 
 mod api;
 mod conversion;
+mod floods;
 mod limits;
 mod sandbox;
 mod speed;
