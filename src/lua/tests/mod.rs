@@ -1,9 +1,11 @@
 //! Drives the VM as the bridge does, with a bridge end that answers from a list.
 
 mod api;
+mod bombs;
 mod conversion;
 mod floods;
 mod limits;
+mod reach;
 mod sandbox;
 mod speed;
 mod traceback;
