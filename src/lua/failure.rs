@@ -73,7 +73,7 @@ impl Blame<'_> {
         match error {
             Value::String(message) if *message.as_bytes() == *NO_MEMORY => self.out_of_memory(limits),
             Value::String(message) => {
-                let mut message = text::clean(text::without_prelude(&message.as_bytes()), MAX_TEXT);
+                let mut message = text::clean(&message.as_bytes(), MAX_TEXT);
                 if let Some(hint) = hint(&message) {
                     message.push_str(&hint);
                 }

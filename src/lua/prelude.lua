@@ -174,7 +174,9 @@ string.dump = nil
 
 local MOST = raw.most
 local rep0, concat0, move0, unpack0 = string.rep, table.concat, table.move, table.unpack
-local insert0, remove0, sort0 = table.insert, table.remove, table.sort
+-- Called without a net, because they are called often: their names stand in their errors, and the line of ours before
+-- them is taken off where errors are caught.
+local insert, remove, sort = table.insert, table.remove, table.sort
 
 local function check_count(name, first, last)
   first, last = tonumber(first), tonumber(last)
@@ -193,8 +195,9 @@ local function length(name, t)
   return n
 end
 
+-- Also where `__metatable` hides it.
 local function is_smart(t)
-  return type(t) == "table" and getmetatable(t) ~= nil
+  return getmetatable(t) ~= nil and type(t) == "table"
 end
 
 function string.rep(s, n, sep)
@@ -237,8 +240,9 @@ function table.unpack(t, i, j)
 end
 
 function table.insert(t, ...)
-  if not is_smart(t) then
-    return outcome(pcall0(insert0, t, ...))
+  if getmetatable(t) == nil then
+    insert(t, ...)
+    return
   end
   local count = select("#", ...)
   local n = length("table.insert", t)
@@ -261,8 +265,8 @@ function table.insert(t, ...)
 end
 
 function table.remove(t, ...)
-  if not is_smart(t) then
-    return (outcome(pcall0(remove0, t, ...)))
+  if getmetatable(t) == nil then
+    return (remove(t, ...))
   end
   local n = length("table.remove", t)
   local at = n
@@ -280,18 +284,9 @@ function table.remove(t, ...)
   return value
 end
 
--- Nothing lies between the plugin and its own function, so that a traceback shows both.
-local function sort_plain(t, before)
-  if type(t) == "table" and type(before) == "function" then
-    sort0(t, before)
-  else
-    outcome(pcall0(sort0, t, before))
-  end
-end
-
 function table.sort(t, before)
   if not is_smart(t) then
-    sort_plain(t, before)
+    sort(t, before)
     return
   end
   local n = length("table.sort", t)
@@ -299,7 +294,7 @@ function table.sort(t, before)
   for i = 1, n do
     values[i] = t[i]
   end
-  sort_plain(values, before)
+  sort(values, before)
   for i = 1, n do
     t[i] = values[i]
   end

@@ -70,7 +70,8 @@ pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Resul
     let noting = Rc::clone(limiter);
     let handler = lua.create_function(move |lua, problem: Value| {
         noting.note_raised(lua);
-        Ok(problem)
+        let place = || noting.stack().place(lua).map(|place| place + ": ").unwrap_or_default();
+        without_line_of_ours(lua, place, problem)
     })?;
     Ok(Entrance { xpcall, handler })
 }
@@ -89,12 +90,20 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
             let text = text::clean(error.to_string().as_bytes(), 512);
             Ok((false, Value::String(lua.create_string(text)?)))
         }
-        Value::String(message)
-            if text::without_prelude(&message.as_bytes()).len() < message.as_bytes().len() =>
-        {
-            let message = lua.create_string(text::without_prelude(&message.as_bytes()))?;
-            Ok((false, Value::String(message)))
-        }
-        problem => Ok((false, problem)),
+        problem => Ok((false, without_line_of_ours(lua, String::new, problem)?)),
     }
+}
+
+/// An error's text with the plugin's line, where it is known, instead of one of the prelude's. C puts that before its
+/// errors where the prelude calls it.
+fn without_line_of_ours(lua: &Lua, place: impl FnOnce() -> String, problem: Value) -> mlua::Result<Value> {
+    let Value::String(message) = &problem else { return Ok(problem) };
+    let bytes = message.as_bytes();
+    let Some(rest) = text::strip_prelude(&bytes) else {
+        drop(bytes);
+        return Ok(problem);
+    };
+    let mut text = place().into_bytes();
+    text.extend_from_slice(rest);
+    Ok(Value::String(lua.create_string(text)?))
 }

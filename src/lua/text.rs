@@ -27,29 +27,26 @@ fn acts(character: char) -> bool {
 /// What Lua calls the code of ours that runs before the plugin's.
 pub(super) const PRELUDE: &str = "[jarvis]";
 
-/// An error's text without a line of ours before it, as C puts there where we called it.
-pub(super) fn without_prelude(message: &[u8]) -> &[u8] {
-    let Some(rest) = message.strip_prefix(PRELUDE.as_bytes()) else { return message };
-    let digits = rest.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
-    match rest.split_at_checked(digits + 1) {
-        Some((_, rest)) => rest.strip_prefix(b": ").unwrap_or(message),
-        None => message,
-    }
+/// What stands in an error's text behind a line of ours, where it begins with one.
+pub(super) fn strip_prelude(message: &[u8]) -> Option<&[u8]> {
+    let rest = message.strip_prefix(PRELUDE.as_bytes())?.strip_prefix(b":")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    rest.get(digits..)?.strip_prefix(b": ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{clean, without_prelude};
+    use super::{clean, strip_prelude};
 
     #[test]
     fn a_line_of_ours_is_taken_off() {
-        let check = |text: &str, expect: &str| {
-            assert_eq!(without_prelude(text.as_bytes()), expect.as_bytes());
+        let check = |text: &str, expect: Option<&str>| {
+            assert_eq!(strip_prelude(text.as_bytes()), expect.map(str::as_bytes), "{text}");
         };
-        check("[jarvis]:12: invalid", "invalid");
-        check("[jarvis]", "[jarvis]");
-        check("[jarvis]:12", "[jarvis]:12");
-        check("weather.lua:1: [jarvis]:12: x", "weather.lua:1: [jarvis]:12: x");
+        check("[jarvis]:12: invalid", Some("invalid"));
+        check("[jarvis]", None);
+        check("[jarvis]:12", None);
+        check("weather.lua:1: [jarvis]:12: x", None);
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn tables_with_metatables_are_lists_like_others() {
         check_fails("table.insert(setmetatable({}, {}), 1, 2, 3)", "wrong number of arguments to 'insert'");
         check_fails("table.remove(setmetatable({}, {}), 7)", "weather.lua:1: bad argument #2 to 'remove'");
         check_fails("table.sort(setmetatable({}, {__len = function() return 'x' end}))", "is not an integer");
-        check_fails("table.insert({}, 5, 1)", "weather.lua:1: bad argument #2 to 'table.insert'");
+        check_fails("table.insert({}, 5, 1)", "weather.lua:1: bad argument #2 to 'insert'");
         super::check("return {('').rep('', 3, 5), table.remove({1, 2, 3}, 1)}", r#"["55",1]"#);
         super::check("return {select('#', table.insert({}, 1)), select('#', table.sort({}))}", "[0,0]");
     });
@@ -217,7 +217,7 @@ fn errors_name_the_plugins_own_line() {
         check_fails("\ntable.concat({{}})", "weather.lua:2: invalid value (table) at index 1");
         check_fails(
             "\ntable.insert(nil, 1)",
-            "weather.lua:2: bad argument #1 to 'table.insert' (table expected, got nil)",
+            "weather.lua:2: bad argument #1 to 'insert' (table expected, got nil)",
         );
         check_fails("\nlocal s = (nil .. 'x')", "weather.lua:2: attempt to concatenate a nil value");
         check_fails("\nsetmetatable(1, {})", "weather.lua:2: bad argument #1");
