@@ -86,6 +86,9 @@ fn one(rights: &Rights, limits: &Limits, effect: &Effect) -> Result<(), String> 
             if key.is_empty() || key.len() > MAX_KEY {
                 return Err(format!("a key of {} bytes", key.len()));
             }
+            if value.is_some() && key.chars().any(char::is_control) {
+                return Err("a key with a control character".into());
+            }
             let value = value.as_ref().map_or(Ok(()), |value| check_value(value, limits));
             value.map_err(|why| format!("a value {why}"))
         }
@@ -120,6 +123,9 @@ fn check_publish(limits: &Limits, publish: &Publish) -> Result<(), String> {
 fn check_say(limits: &Limits, say: &Say) -> Result<(), String> {
     let names = [&say.conversation_id, &say.user, &say.site];
     let longest = names.into_iter().flatten().map(String::len).max().unwrap_or(0);
+    if say.text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        return Err("a text to be said with a control character".into());
+    }
     if say.text.is_empty() || say.text.len() > limits.result || longest > MAX_NAME {
         return Err(format!("a text of {} bytes to be said, with a name of {longest}", say.text.len()));
     }
@@ -140,7 +146,7 @@ mod tests {
         let all = ["mqtt.publish:a/#", "mqtt.subscribe:a/#"].map(|text| Permission::parse(text).unwrap());
         let rights = Rights::of("x", all.to_vec(), &Topic::default()).unwrap();
         let effects: Vec<Effect> = serde_json::from_value(effects.clone()).unwrap();
-        check(&rights, &Limits { outputs: 2, ..Limits::default() }, &effects)
+        check(&rights, &Limits { outputs: 3, ..Limits::default() }, &effects)
     }
 
     fn deep() -> Value {
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn effects_that_a_worker_lets_through_pass() {
         let effects = json!([
-            {"state": {"key": "k", "value": {"a": 1}}}, {"config": {"key": "k", "value": null}},
+            {"state": {"key": "k", "value": {"a": 1}}}, {"state": {"key": "old\n", "value": null}}, {"say": {"text": "a\tb\nc"}}, {"config": {"key": "k", "value": null}},
             {"emit": {"name": "rain", "data": [1]}}, {"publish": {"topic": "a/b", "payload": "", "qos": 1, "retain": true}},
             {"on": {"handler": 1, "pattern": "weather/rain_*", "priority": -5, "once": true}},
             {"subscribe": {"handler": 2, "filter": "a/+", "qos": 1, "retained": false}}, {"off": {"handler": 1}},
@@ -166,12 +172,17 @@ mod tests {
         let table = [
             (json!([{"state": {"key": "", "value": 1}}]), "a key of 0 bytes"),
             (json!([{"config": {"key": long, "value": 1}}]), "a key of 257 bytes"),
+            (json!([{"state": {"key": "a\u{1}", "value": 1}}]), "a control character"),
+            (json!([{"say": {"text": "a\u{7}"}}]), "a control character"),
             (json!([{"state": {"key": "k", "value": deep()}}]), "a value nested 33 deep"),
             (json!([{"emit": {"name": "a b", "data": 1}}]), "an event with a bad name"),
             (json!([{"emit": {"name": "a", "data": deep()}}]), "an event nested 33 deep"),
             (json!([publish("b", 0)]), "may not publish to `b`"),
             (json!([publish("a", 2)]), "a publish at QoS 2"),
-            (json!([publish("a", 0), publish("a", 0), publish("a", 0)]), "3 emits and publishes"),
+            (
+                json!([publish("a", 0), publish("a", 0), publish("a", 0), publish("a", 0)]),
+                "4 emits and publishes",
+            ),
             (
                 json!([{"publish": {"topic": "a", "payload": "x".repeat(262_145), "qos": 0, "retain": false}}]),
                 "262145 bytes",
@@ -188,7 +199,7 @@ mod tests {
             (json!([{"timer": {"timer": 1, "delay_ms": u64::MAX, "repeat": true}}]), "a timer after"),
             (json!([{"say": {"text": ""}}]), "a text of 0 bytes"),
             (json!([{"say": {"text": "a", "user": long}}]), "with a name of 257"),
-            (Value::Array(vec![json!({"off": {"handler": 1}}); 50_000]), "effects of 4800000 bytes"),
+            (Value::Array(vec![json!({"off": {"handler": 1}}); 50_000]), "effects of 25600000 bytes"),
         ];
         for (effects, reason) in table {
             let refusal = refused(&effects).unwrap_err();

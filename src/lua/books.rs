@@ -17,12 +17,18 @@ use journal::{Journal, Undo};
 
 pub(super) use journal::Shelf;
 
+/// The most keys of `jarvis.state`, and of what `jarvis.config.set` keeps: a short key takes more outside of its text
+/// than in it.
+const MAX_KEYS: usize = 10_000;
+/// The most bytes of all timers' data together.
+const MAX_TIMER_DATA: usize = 1024 * 1024;
+
 /// What one event handler or subscription is.
 #[derive(Debug, Clone)]
 pub(super) struct Handler {
     pub(super) function: Function,
     pub(super) kind: HandlerKind,
-    /// The pattern or filter, for errors.
+    /// The beginning of the pattern or filter, for errors.
     pub(super) name: String,
     /// Gone after its first call.
     pub(super) once: bool,
@@ -43,6 +49,12 @@ pub(super) struct Timer {
     /// JSON text for its function.
     pub(super) data: Option<Box<RawValue>>,
     pub(super) repeat: bool,
+}
+
+impl Timer {
+    fn data_bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.get().len())
+    }
 }
 
 /// State, configuration, handlers and timers of one plugin, and what the running call changed.
@@ -157,6 +169,7 @@ impl Books {
         value: Option<Box<RawValue>>,
     ) -> Result<(), Problem> {
         self.check_quota(shelf, &key, value.as_deref())?;
+        self.check_keys(shelf, &key, value.as_deref())?;
         self.journal.check_write(&key, value.as_deref())?;
         let old = self.put(shelf, &key, value.clone());
         self.journal.write(shelf, key, value, old);
@@ -183,14 +196,15 @@ impl Books {
         self.timers.get(&number)
     }
 
-    /// Registers a handler; `effect` gets its number.
+    /// Registers a handler; `effect` of so many bytes gets its number.
     pub(super) fn add_handler(
         &mut self,
         handler: Handler,
+        bytes: usize,
         effect: impl FnOnce(u64) -> Effect,
     ) -> Result<u64, Problem> {
         if self.handlers.len() >= self.limits.handlers {
-            return Err(Problem::mistake(format!(
+            return Err(Problem::quota(format!(
                 "at most {} event handlers and subscriptions of one plugin (limits.handlers): end one with \
                  jarvis.events.off or jarvis.mqtt.unsubscribe",
                 self.limits.handlers
@@ -198,7 +212,7 @@ impl Books {
         }
         self.last_number += 1;
         let number = self.last_number;
-        self.journal.push(effect(number), handler.name.len())?;
+        self.journal.push(effect(number), bytes)?;
         self.journal.undo(Undo::HandlerAdded(number));
         self.handlers.insert(number, handler);
         Ok(number)
@@ -220,13 +234,20 @@ impl Books {
     pub(super) fn add_timer(&mut self, timer: Timer, delay_ms: u64) -> Result<u64, Problem> {
         let replaced = timer.name.as_deref().and_then(|name| self.timer_named(name));
         if self.timers.len() - usize::from(replaced.is_some()) >= self.limits.timers {
-            return Err(Problem::mistake(format!(
+            return Err(Problem::quota(format!(
                 "at most {} timers of one plugin (limits.timers): end one with jarvis.timer.cancel, or give it a \
                  name so that the next one takes its place",
                 self.limits.timers
             )));
         }
-        let bytes = timer.data.as_ref().map_or(0, |data| data.get().len());
+        let bytes = timer.data_bytes();
+        let kept = self.timers.iter().filter(|(number, _)| Some(**number) != replaced);
+        if bytes + kept.map(|(_, timer)| timer.data_bytes()).sum::<usize>() > MAX_TIMER_DATA {
+            return Err(Problem::quota(
+                "the data of all timers of one plugin would take more than 1 MiB: keep it in jarvis.state, and give \
+                 the timer its key",
+            ));
+        }
         self.journal.check_two(bytes)?;
         if let Some(number) = replaced {
             self.cancel_timer(number)?;
@@ -286,18 +307,33 @@ impl Books {
         old
     }
 
+    fn check_keys(&self, shelf: Shelf, key: &str, value: Option<&RawValue>) -> Result<(), Problem> {
+        let entries = match shelf {
+            Shelf::State => &self.state,
+            Shelf::Config => &self.overrides,
+        };
+        if value.is_none() || entries.len() < MAX_KEYS || entries.contains_key(key) {
+            return Ok(());
+        }
+        Err(Problem::quota(format!(
+            "{} has {MAX_KEYS} keys, and may have no more: keep several values in one table",
+            shelf.name()
+        )))
+    }
+
     fn check_quota(&self, shelf: Shelf, key: &str, value: Option<&RawValue>) -> Result<(), Problem> {
         let Some(value) = value else { return Ok(()) };
-        let (entries, bytes, what) = match shelf {
-            Shelf::State => (&self.state, self.state_bytes, "jarvis.state"),
-            Shelf::Config => (&self.overrides, self.overrides_bytes, "jarvis.config"),
+        let (entries, bytes) = match shelf {
+            Shelf::State => (&self.state, self.state_bytes),
+            Shelf::Config => (&self.overrides, self.overrides_bytes),
         };
+        let what = shelf.name();
         let old = entries.get(key).map_or(0, |old| weight(key, old));
         let wanted = bytes.saturating_sub(old) + weight(key, value);
         if wanted <= self.limits.state {
             return Ok(());
         }
-        Err(Problem::mistake(format!(
+        Err(Problem::quota(format!(
             "with `{key}` {what} would have {wanted} bytes, at most {} are allowed (limits.state): delete what is \
              no longer needed",
             self.limits.state

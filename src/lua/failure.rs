@@ -44,7 +44,7 @@ impl Blame<'_> {
     }
 
     /// A call that passed a limit.
-    pub(super) fn stopped(self, trip: &Trip, limits: &Limits) -> Failure {
+    pub(super) fn stopped(self, trip: Trip, limits: &Limits) -> Failure {
         let place = trip.place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
         let (code, reason) = match trip.cause {
             Cause::Cpu => {
@@ -64,7 +64,8 @@ impl Blame<'_> {
                 (ErrorCode::MemoryLimit, reason)
             }
         };
-        self.failure(code, &format!("was stopped{place}: {reason}"))
+        let failure = self.failure(code, &format!("was stopped{place}: {reason}"));
+        Failure { traceback: trip.traceback.text, ..failure }
     }
 
     /// An error object that a hook raised.

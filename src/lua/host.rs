@@ -38,6 +38,15 @@ pub(super) struct Host {
     /// Why no event may follow from the running call.
     pub(super) cut: RefCell<Option<String>>,
     pub(super) requests: Cell<u64>,
+    /// Of the running call.
+    pub(super) asked: Cell<Asked>,
+}
+
+/// How often one call has asked the bridge for something.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    all: usize,
+    http: usize,
 }
 
 /// Why a function of the API did not do its work.
@@ -46,6 +55,9 @@ pub(super) enum Problem {
     /// The plugin's mistake: raises an error with this text.
     #[error("{0}")]
     Mistake(String),
+    /// The plugin has had all that a limit allows: raises an error too, and the log hears of it.
+    #[error("{0}")]
+    Quota(String),
     /// The VM failed, for want of memory.
     #[error(transparent)]
     Vm(#[from] mlua::Error),
@@ -55,11 +67,22 @@ impl Problem {
     pub(super) fn mistake(text: impl Into<String>) -> Self {
         Self::Mistake(text.into())
     }
+
+    pub(super) fn quota(text: impl Into<String>) -> Self {
+        Self::Quota(text.into())
+    }
 }
 
 impl Host {
+    /// Begins a call.
+    pub(super) fn begin(&self, call: u64) {
+        self.call.set(call);
+        self.asked.set(Asked::default());
+    }
+
     /// Asks the bridge and waits: its answer, or why the world did not do it.
     pub(super) fn ask(&self, operation: Operation) -> Result<Result<Box<RawValue>, String>, Problem> {
+        self.count(&operation)?;
         let number = self.requests.get() + 1;
         self.requests.set(number);
         let request = Request { call: self.call.get(), number, operation };
@@ -68,6 +91,26 @@ impl Host {
             Err(Refusal::Failure(text)) => Ok(Err(text)),
             Err(Refusal::Mistake(text)) => Err(Problem::Mistake(text)),
         }
+    }
+
+    fn count(&self, operation: &Operation) -> Result<(), Problem> {
+        let is_http = matches!(operation, Operation::Http(_));
+        let Asked { all, http } = self.asked.get();
+        let Limits { requests: most, http: most_http, .. } = self.limits;
+        if all >= most {
+            return Err(Problem::quota(format!(
+                "at most {most} requests of all kinds (http, sleep, command, mqtt.get …) in one hook call \
+                 (limits.requests): go on in a timer"
+            )));
+        }
+        if is_http && http >= most_http {
+            return Err(Problem::quota(format!(
+                "at most {most_http} http requests in one hook call (limits.http): ask for more at once, or go on in \
+                 a timer"
+            )));
+        }
+        self.asked.set(Asked { all: all + 1, http: http + usize::from(is_http) });
+        Ok(())
     }
 
     /// Writes a value as JSON text within the plugin's limits; `what` it is begins the error.

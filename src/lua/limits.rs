@@ -9,14 +9,13 @@ use std::{
 use mlua::{HookTriggers, Lua, VmState};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::stack::{Stack, Traceback};
 use crate::model::Limits;
 
 /// Every 100 instructions cost the same as every 10,000, and leave the least slack to slow instructions.
 const INSTRUCTIONS: u32 = 100;
 /// No time limit is longer than a day, so that no instant overflows.
 const MAX_MS: u64 = 86_400_000;
-/// Frames of a stack that are searched for a line of the plugin's own.
-const FRAMES: usize = 24;
 
 /// The limits of one VM while a call runs in it.
 pub(super) struct Limiter {
@@ -24,8 +23,7 @@ pub(super) struct Limiter {
     wall: Duration,
     total: Duration,
     memory: usize,
-    /// The plugin's chunk as Lua names it, `=weather.lua`.
-    source: String,
+    stack: Stack,
     armed: Cell<bool>,
     started: Cell<Instant>,
     cpu_started: Cell<Duration>,
@@ -34,6 +32,8 @@ pub(super) struct Limiter {
     next_look: Cell<Instant>,
     tripped: Cell<bool>,
     trip: Cell<Option<Trip>>,
+    /// Where the error was raised that ends the call.
+    raised: Cell<Traceback>,
 }
 
 /// A call that was stopped.
@@ -43,6 +43,8 @@ pub(super) struct Trip {
     pub(super) cause: Cause,
     /// Where, as in `weather.lua:12`.
     pub(super) place: Option<String>,
+    /// The calls that led there.
+    pub(super) traceback: Traceback,
 }
 
 /// The limit that a call passed.
@@ -64,7 +66,7 @@ impl Limiter {
             wall: duration(limits.wall_ms),
             total: duration(limits.total_ms),
             memory: limits.memory,
-            source: format!("={chunk}"),
+            stack: Stack::new(chunk),
             armed: Cell::new(false),
             started: Cell::new(now),
             cpu_started: Cell::new(Duration::ZERO),
@@ -72,6 +74,7 @@ impl Limiter {
             next_look: Cell::new(now),
             tripped: Cell::new(false),
             trip: Cell::new(None),
+            raised: Cell::default(),
         }
     }
 
@@ -121,15 +124,30 @@ impl Limiter {
         }
     }
 
-    /// The nearest line of the plugin on the running stack, as in `weather.lua:12`.
-    pub(super) fn place(&self, lua: &Lua) -> Option<String> {
-        (0..FRAMES).find_map(|level| {
-            lua.inspect_stack(level, |frame| {
-                let is_own = frame.source().source.as_deref() == Some(&self.source);
-                let line = frame.current_line().filter(|_| is_own)?;
-                Some(format!("{}:{line}", &self.source[1..]))
-            })?
-        })
+    /// The stack that the limits are broken on.
+    pub(super) fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// Notes where an error was raised that nothing in the plugin catches. Runs while the stack is still there, and
+    /// its own frame is the innermost.
+    pub(super) fn note_raised(&self, lua: &Lua) {
+        let mut traceback = Traceback::default();
+        if let Some(mut trip) = self.trip.take() {
+            // Stopped within a coroutine: these are the calls that resumed it.
+            if !trip.traceback.is_whole {
+                self.stack.trace(lua, 1, &mut trip.traceback);
+            }
+            self.trip.set(Some(trip));
+            return;
+        }
+        self.stack.trace(lua, 1, &mut traceback);
+        self.raised.set(traceback);
+    }
+
+    /// Where the error was raised that ended the last call; nothing where memory ran out, for want of it.
+    pub(super) fn take_raised(&self) -> Traceback {
+        self.raised.take()
     }
 
     /// The hook: cheap while nothing is due.
@@ -147,7 +165,9 @@ impl Limiter {
     }
 
     fn stop(&self, lua: &Lua, cause: Cause) {
-        self.trip.set(Some(Trip { cause, place: self.place(lua) }));
+        let mut traceback = Traceback::default();
+        self.stack.trace(lua, 0, &mut traceback);
+        self.trip.set(Some(Trip { cause, place: self.stack.place(lua), traceback }));
         self.tripped.set(true);
     }
 

@@ -10,6 +10,7 @@ mod inputs;
 mod limits;
 mod results;
 mod sandbox;
+mod stack;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -7,6 +7,7 @@ local ipairs, select, tonumber, tostring, type = ipairs, select, tonumber, tostr
 local pcall0, setmetatable0, rawset0, collectgarbage0 = pcall, setmetatable, rawset, collectgarbage
 local create0, resume0, close0 = coroutine.create, coroutine.resume, coroutine.close
 local position, caught, describe = raw.position, raw.caught, raw.describe
+local sub = string.sub
 
 -- Raises at the nearest line of the plugin: with a level instead, a tail call would hide it.
 local function fail(message)
@@ -44,7 +45,7 @@ function xpcall(f, handler, ...)
   return handled(handler, after(pcall0(f, ...)))
 end
 
--- Raises an error of C's again, at the plugin's line.
+-- Raises an error again, at the plugin's line.
 local function raise(problem)
   if type(problem) == "string" and problem ~= "not enough memory" then
     fail(problem)
@@ -52,16 +53,36 @@ local function raise(problem)
   error(problem, 0)
 end
 
--- For functions of C that are given a Lua face here: their errors shall name the plugin's line, not ours.
+local chunk = raw.chunk .. ":"
+
+-- For functions of C that are given a Lua face here: their errors shall name the plugin's line, not ours. What a
+-- metamethod of the plugin's raised names it already.
 local function outcome(ok, ...)
   if ok then
     return ...
   end
   local _, problem = after(false, ...)
+  if type(problem) == "string" and sub(problem, 1, #chunk) == chunk then
+    error(problem, 0)
+  end
   raise(problem)
 end
 
 local libraries = { string = string, table = table, math = math, utf8 = utf8, coroutine = coroutine }
+
+local function copy(t)
+  local result = {}
+  for key, value in next, t do
+    result[key] = value
+  end
+  return result
+end
+
+-- Here Lua looks for the names of its own functions where their caller does not tell them, for its error texts.
+for name, library in next, libraries do
+  raw.loaded[name] = copy(library)
+end
+raw.loaded._G = copy(_G)
 
 function coroutine.resume(thread, ...)
   return after(resume0(thread, ...))
@@ -98,6 +119,9 @@ local function lock(name, real, call)
   local proxy = {}
   locked[proxy] = name
   return setmetatable0(proxy, {
+    -- Tells them from the plugin's own tables where one is to be sent.
+    __locked = name,
+    __name = name,
     __index = real,
     __call = call,
     __metatable = false,
@@ -120,14 +144,14 @@ function setmetatable(t, metatable)
   if type(metatable) == "table" and rawget(metatable, "__gc") ~= nil then
     fail("`__gc` cannot be set in plugins")
   end
-  return outcome(pcall0(setmetatable0, t, metatable))
+  return (outcome(pcall0(setmetatable0, t, metatable)))
 end
 
 function rawset(t, key, value)
   if locked[t] then
     fail("`" .. locked[t] .. "` is read-only")
   end
-  return outcome(pcall0(rawset0, t, key, value))
+  return (outcome(pcall0(rawset0, t, key, value)))
 end
 
 function collectgarbage(what)
@@ -144,20 +168,42 @@ for _, name in ipairs({ "load", "loadstring", "loadfile", "dofile", "require", "
 end
 string.dump = nil
 
+-- C counts as far as it is told, and no limit reaches it there. So no count may be larger than what the heap could
+-- hold, and where a metatable of the plugin's may have a say, it is Lua that counts, which can be stopped. The
+-- parentheses keep a function on the stack, for tracebacks.
+
 local MOST = raw.most
 local rep0, concat0, move0, unpack0 = string.rep, table.concat, table.move, table.unpack
+-- Called without a net, because they are called often: their names stand in their errors, and the line of ours before
+-- them is taken off where errors are caught.
+local insert, remove, sort = table.insert, table.remove, table.sort
 
 local function check_count(name, first, last)
   first, last = tonumber(first), tonumber(last)
-  if first and last and last - first >= MOST then
-    fail(name .. ": more than " .. MOST .. " values")
+  if first and last and last + 0.0 - first >= MOST then
+    fail(name .. ": more than " .. MOST .. " values, which the plugin's memory could not hold (limits.memory)")
   end
+end
+
+-- The length, asked for once: `__len` may answer otherwise the next time.
+local function length(name, t)
+  local n = #t
+  if math.type(n) ~= "integer" then
+    fail("object length is not an integer")
+  end
+  check_count(name, 1, n)
+  return n
+end
+
+-- Also where `__metatable` hides it.
+local function is_smart(t)
+  return getmetatable(t) ~= nil and type(t) == "table"
 end
 
 function string.rep(s, n, sep)
   local count = tonumber(n)
-  if count and count > 0 and type(s) == "string" then
-    local size = #s + (type(sep) == "string" and #sep or 0)
+  if count and count > 0 and type(s) == "string" and (sep == nil or type(sep) == "string") then
+    local size = #s + (sep and #sep or 0)
     if size == 0 then
       return ""
     end
@@ -165,26 +211,93 @@ function string.rep(s, n, sep)
       fail("string.rep: the result would be larger than the memory of the plugin (limits.memory)")
     end
   end
-  return outcome(pcall0(rep0, s, n, sep))
+  return (outcome(pcall0(rep0, s, n, sep)))
 end
 
 function table.concat(t, sep, i, j)
-  if type(t) == "table" and (j or getmetatable(t)) then
-    check_count("table.concat", i or 1, j or #t)
+  if is_smart(t) and j == nil then
+    j = length("table.concat", t)
   end
-  return outcome(pcall0(concat0, t, sep, i, j))
+  if j ~= nil then
+    check_count("table.concat", i or 1, j)
+  end
+  return (outcome(pcall0(concat0, t, sep, i, j)))
 end
 
 function table.move(a, f, e, t, ...)
   check_count("table.move", f, e)
-  return outcome(pcall0(move0, a, f, e, t, ...))
+  return (outcome(pcall0(move0, a, f, e, t, ...)))
 end
 
 function table.unpack(t, i, j)
-  if type(t) == "table" and (j or getmetatable(t)) then
-    check_count("table.unpack", i or 1, j or #t)
+  if is_smart(t) and j == nil then
+    j = length("table.unpack", t)
+  end
+  if j ~= nil then
+    check_count("table.unpack", i or 1, j)
   end
   return outcome(pcall0(unpack0, t, i, j))
+end
+
+function table.insert(t, ...)
+  if getmetatable(t) == nil then
+    insert(t, ...)
+    return
+  end
+  local count = select("#", ...)
+  local n = length("table.insert", t)
+  if count == 1 then
+    t[n + 1] = (...)
+    return
+  end
+  if count ~= 2 then
+    fail("wrong number of arguments to 'insert'")
+  end
+  local at, value = ...
+  at = math.tointeger(tonumber(at))
+  if not at or at < 1 or at > n + 1 then
+    fail("bad argument #2 to 'insert' (position out of bounds)")
+  end
+  for i = n + 1, at + 1, -1 do
+    t[i] = t[i - 1]
+  end
+  t[at] = value
+end
+
+function table.remove(t, ...)
+  if getmetatable(t) == nil then
+    return (remove(t, ...))
+  end
+  local n = length("table.remove", t)
+  local at = n
+  if select("#", ...) > 0 then
+    at = math.tointeger(tonumber((...)))
+    if not at or (at ~= n and (at < 1 or at > n + 1)) then
+      fail("bad argument #2 to 'remove' (position out of bounds)")
+    end
+  end
+  local value = t[at]
+  for i = at, n - 1 do
+    t[i] = t[i + 1]
+  end
+  t[at > n and at or n] = nil
+  return value
+end
+
+function table.sort(t, before)
+  if not is_smart(t) then
+    sort(t, before)
+    return
+  end
+  local n = length("table.sort", t)
+  local values = {}
+  for i = 1, n do
+    values[i] = t[i]
+  end
+  sort(values, before)
+  for i = 1, n do
+    t[i] = values[i]
+  end
 end
 
 -- The API -----------------------------------------------------------------------------------------------------

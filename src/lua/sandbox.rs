@@ -33,26 +33,51 @@ pub(super) fn build_marker(lua: &Lua) -> mlua::Result<Table> {
     Ok(marker)
 }
 
-/// Locks the VM down around the `raw` functions of the API. Gives the true `pcall`, through which hooks are
-/// called.
-pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Result<Function> {
-    let pcall: Function = lua.globals().raw_get("pcall")?;
+/// How plugin code is called: through the true `xpcall`, so that no handler of mlua's meets its error objects, with a
+/// message handler of ours, which notes where the error was raised.
+pub(super) struct Entrance {
+    xpcall: Function,
+    handler: Function,
+}
+
+impl Entrance {
+    /// Calls a function of the plugin's: whether it returned, and its first two results or its error object.
+    pub(super) fn call(
+        &self,
+        function: &Function,
+        arguments: (Value, Value),
+    ) -> mlua::Result<(bool, Value, Value)> {
+        self.xpcall.call((function, &self.handler, arguments.0, arguments.1))
+    }
+}
+
+/// Locks the VM down around the `raw` functions of the API. Gives the way into it.
+pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Result<Entrance> {
+    let xpcall: Function = lua.globals().raw_get("xpcall")?;
     limiter.install(lua)?;
     let place = Rc::clone(limiter);
     raw.raw_set(
         "position",
         lua.create_function(move |lua, ()| {
-            Ok(place.place(lua).map(|place| place + ": ").unwrap_or_default())
+            Ok(place.stack().place(lua).map(|place| place + ": ").unwrap_or_default())
         })?,
     )?;
-    let limiter = Rc::clone(limiter);
-    raw.raw_set("caught", lua.create_function(move |lua, problem| caught(lua, &limiter, problem))?)?;
-    lua.load(PRELUDE).set_name("=[jarvis]").set_mode(ChunkMode::Text).call::<()>(raw)?;
-    Ok(pcall)
+    let catching = Rc::clone(limiter);
+    raw.raw_set("caught", lua.create_function(move |lua, problem| caught(lua, &catching, problem))?)?;
+    raw.raw_set("loaded", lua.named_registry_value::<Table>("_LOADED")?)?;
+    lua.load(PRELUDE).set_name(format!("={}", text::PRELUDE)).set_mode(ChunkMode::Text).call::<()>(raw)?;
+    limiter.stack().learn(lua, &xpcall)?;
+    let noting = Rc::clone(limiter);
+    let handler = lua.create_function(move |lua, problem: Value| {
+        noting.note_raised(lua);
+        let place = || noting.stack().place(lua).map(|place| place + ": ").unwrap_or_default();
+        without_line_of_ours(lua, place, problem)
+    })?;
+    Ok(Entrance { xpcall, handler })
 }
 
 /// What a protected call of the plugin's caught: whether the running call was stopped and must fail on, and the
-/// error object, as text where it is mlua's (memory ran out inside a function of ours).
+/// error object, as text where it is mlua's (memory ran out inside a function of ours), and without a line of ours.
 ///
 /// The prelude asks here, and no flag in a Lua table tells it: setting one can fail where the stack is full, and
 /// a call that cannot be made is an error, which is as good as a stop.
@@ -60,7 +85,25 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
     if limiter.is_tripped() {
         return Ok((true, Value::Nil));
     }
-    let Value::Error(error) = problem else { return Ok((false, problem)) };
-    let text = text::clean(error.to_string().as_bytes(), 512);
-    Ok((false, Value::String(lua.create_string(text)?)))
+    match problem {
+        Value::Error(error) => {
+            let text = text::clean(error.to_string().as_bytes(), 512);
+            Ok((false, Value::String(lua.create_string(text)?)))
+        }
+        problem => Ok((false, without_line_of_ours(lua, String::new, problem)?)),
+    }
+}
+
+/// An error's text with the plugin's line, where it is known, instead of one of the prelude's. C puts that before its
+/// errors where the prelude calls it.
+fn without_line_of_ours(lua: &Lua, place: impl FnOnce() -> String, problem: Value) -> mlua::Result<Value> {
+    let Value::String(message) = &problem else { return Ok(problem) };
+    let bytes = message.as_bytes();
+    let Some(rest) = text::strip_prelude(&bytes) else {
+        drop(bytes);
+        return Ok(problem);
+    };
+    let mut text = place().into_bytes();
+    text.extend_from_slice(rest);
+    Ok(Value::String(lua.create_string(text)?))
 }

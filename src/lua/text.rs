@@ -1,4 +1,4 @@
-//! Makes text of a plugin safe to show: bounded, valid UTF-8, without control characters.
+//! Makes text of a plugin safe to show: bounded, valid UTF-8, without characters that act instead of being seen.
 
 /// The beginning of some bytes as text: at most `max` bytes of them are looked at.
 pub(super) fn clean(bytes: &[u8], max: usize) -> String {
@@ -10,16 +10,44 @@ pub(super) fn clean(bytes: &[u8], max: usize) -> String {
         _ => head,
     };
     let mut text: String =
-        String::from_utf8_lossy(head).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        String::from_utf8_lossy(head).chars().map(|c| if acts(c) { ' ' } else { c }).collect();
     if cut {
         text.push('…');
     }
     text
 }
 
+/// Whether a character moves the cursor, begins a line or turns the direction of what follows, so that a log would
+/// show something else than what is there.
+fn acts(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// What Lua calls the code of ours that runs before the plugin's.
+pub(super) const PRELUDE: &str = "[jarvis]";
+
+/// What stands in an error's text behind a line of ours, where it begins with one.
+pub(super) fn strip_prelude(message: &[u8]) -> Option<&[u8]> {
+    let rest = message.strip_prefix(PRELUDE.as_bytes())?.strip_prefix(b":")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    rest.get(digits..)?.strip_prefix(b": ")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use super::{clean, strip_prelude};
+
+    #[test]
+    fn a_line_of_ours_is_taken_off() {
+        let check = |text: &str, expect: Option<&str>| {
+            assert_eq!(strip_prelude(text.as_bytes()), expect.map(str::as_bytes), "{text}");
+        };
+        check("[jarvis]:12: invalid", Some("invalid"));
+        check("[jarvis]", None);
+        check("[jarvis]:12", None);
+        check("weather.lua:1: [jarvis]:12: x", None);
+    }
 
     #[test]
     fn text_is_cut_between_characters_and_has_no_control_characters() {
@@ -29,5 +57,6 @@ mod tests {
         check("éé".as_bytes(), 3, "é…");
         check(b"\xff!", 9, "\u{fffd}!");
         check("\u{85}x".as_bytes(), 9, " x");
+        check("a\u{202e}b\u{2028}c\u{2066}d".as_bytes(), 20, "a b c d");
     }
 }

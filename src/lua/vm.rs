@@ -18,7 +18,7 @@ use super::{
     inputs,
     limits::Limiter,
     results::{self, Rule},
-    sandbox,
+    sandbox::{self, Entrance},
 };
 use crate::model::{
     ErrorCode, Failure, Rights, Topic,
@@ -52,8 +52,7 @@ pub enum BuildError {
 pub struct Vm {
     lua: Lua,
     host: Rc<Host>,
-    /// The true `pcall`: calls hooks so that no handler of mlua's meets their error objects.
-    pcall: Function,
+    entrance: Entrance,
     chunk: String,
 }
 
@@ -78,9 +77,9 @@ impl Vm {
         let (host, source) = build_host(load, link, &lua)?;
         let host = Rc::new(host);
         let raw = api::build(&lua, &host).map_err(sandbox)?;
-        let pcall = sandbox::close(&lua, &host.limiter, raw).map_err(sandbox)?;
+        let entrance = sandbox::close(&lua, &host.limiter, raw).map_err(sandbox)?;
         lua.gc_collect().and_then(|()| lua.set_memory_limit(memory)).map_err(sandbox)?;
-        Ok((Self { lua, host, pcall, chunk }, source))
+        Ok((Self { lua, host, entrance, chunk }, source))
     }
 
     /// Runs the plugin's source.
@@ -114,7 +113,7 @@ impl Vm {
 
     /// Calls a hook or callback.
     pub fn call(&self, call: &Call) -> Done {
-        self.host.call.set(call.number);
+        self.host.begin(call.number);
         self.host.cut.replace(call.cut.clone());
         self.host.books.borrow_mut().forget_loaded();
         let (outcome, effects) = match self.find(&call.target) {
@@ -191,16 +190,17 @@ impl Vm {
     ) -> Result<Option<Box<RawValue>>, Failure> {
         let limits = &self.host.limits;
         self.host.limiter.arm();
-        let returned = self.pcall.call::<(bool, Value, Value)>((function, arguments.0, arguments.1));
+        let returned = self.entrance.call(function, arguments);
         let trip = self.host.limiter.disarm();
         self.host.logs.end_call(&self.host);
         if let Some(trip) = trip {
-            return Err(blame.stopped(&trip, limits));
+            return Err(blame.stopped(trip, limits));
         }
+        let failed = |failure| Failure { traceback: self.host.limiter.take_raised().text, ..failure };
         let (value, reason) = match returned {
             Ok((true, value, reason)) => (value, reason),
-            Ok((false, error, _)) => return Err(blame.raised(&error, limits)),
-            Err(error) => return Err(blame.vm_error(&error, limits)),
+            Ok((false, error, _)) => return Err(failed(blame.raised(&error, limits))),
+            Err(error) => return Err(failed(blame.vm_error(&error, limits))),
         };
         let Some(value) = results::check(blame, rule, value, &reason, limits)? else { return Ok(None) };
         to_json(&value, Bounds::from(limits), &self.host.marker).map(Some).map_err(|problem| {
@@ -233,6 +233,7 @@ fn build_host(load: Load, link: Rc<dyn Link>, lua: &Lua) -> Result<(Host, String
         call: Cell::new(0),
         cut: RefCell::new(None),
         requests: Cell::new(0),
+        asked: Cell::default(),
     };
     Ok((host, load.source))
 }
@@ -241,7 +242,7 @@ impl Blame<'_> {
     fn unreadable(self, problem: &super::host::Problem, limits: &crate::model::Limits) -> Failure {
         match problem {
             super::host::Problem::Vm(error) => self.vm_error(error, limits),
-            super::host::Problem::Mistake(text) => {
+            super::host::Problem::Mistake(text) | super::host::Problem::Quota(text) => {
                 Failure::new(ErrorCode::InvalidPayload, format!("plugin `{}`: {text}", self.plugin))
             }
         }

@@ -4,9 +4,15 @@ use serde::{Deserialize, Serialize};
 
 /// The most bytes that the effects of one call may take. It bounds what a call can pile up outside of the Lua heap, and
 /// how long the bridge, which reads them in one piece, is busy with one plugin; who wants more is refused the effect.
+///
+/// What a worker holds at most besides its Lua heap, with the shipped limits, in MiB: state and `config.set` 2 × 2.5
+/// (1 of text, and what 10,000 keys take), configuration 1, timers' data 1, the effects 4 and their way back 4 (the old
+/// values of what was written; while no call has run, the writes of the top level instead), the frame that takes them
+/// out 8 (a buffer doubles), the largest frame that came in 8 and what was read from it 4, one value on its way to
+/// JSON 1: 36 in all, which with 16 of heap stays below the 56 at which the system refuses a worker more.
 pub const MAX_EFFECTS: usize = 4 << 20;
-/// What an effect counts besides its texts, about as much as its JSON and its place in memory take.
-pub const EFFECT_OVERHEAD: usize = 96;
+/// What an effect takes at most besides its texts: in the list, on the way back, in the index of writes, as JSON.
+pub const EFFECT_OVERHEAD: usize = 512;
 
 /// The limits of one plugin, as they hold for it after its header and the configuration were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

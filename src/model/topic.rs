@@ -150,10 +150,20 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     if text.chars().any(char::is_control) {
         return Err("it has a control character");
     }
+    // MQTT 5 §1.5.4 lets a broker drop who sends one, and Mosquitto does.
+    if text.chars().any(is_noncharacter) {
+        return Err("it has a character that is none (U+FFFE, U+FFFF and the like)");
+    }
     if text.split('/').count() > MAX_LEVELS {
         return Err("it has more than 200 levels");
     }
     Ok(())
+}
+
+/// What Unicode promises never to assign (Unicode §23.7).
+fn is_noncharacter(character: char) -> bool {
+    let code = u32::from(character);
+    (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE
 }
 
 /// The beginning of a text, safe to show in an error.
@@ -197,7 +207,9 @@ mod tests {
         }
         let long = "x".repeat(65_536);
         let deep = "a/".repeat(200);
-        for bad in ["", "a/+", "#", "$SYS/x", "a\0b", "a\nb", &long, &deep] {
+        for bad in
+            ["", "a/+", "#", "$SYS/x", "a\0b", "a\nb", "a\u{ffff}", "\u{1fffe}b", "\u{fdef}", &long, &deep]
+        {
             assert!(Topic::parse(bad).is_err(), "{bad:.40}");
         }
     }

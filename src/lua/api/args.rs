@@ -7,6 +7,8 @@ use crate::lua::failure::lua_type;
 
 /// The longest delay, ten years in milliseconds: beyond it is no plan but a slip.
 const MAX_DELAY_MS: f64 = 10.0 * 365.0 * 86_400_000.0;
+/// Bytes of a text that is taken over from Lua before its own limit is looked at.
+const MAX_TEXT: usize = 1024 * 1024;
 
 impl Invocation<'_> {
     /// An argument, counted from 0.
@@ -30,6 +32,9 @@ impl Invocation<'_> {
 
     fn text_of(&self, value: &Value, what: &str) -> Result<String, Problem> {
         let Value::String(text) = value else { return Err(self.wants("a string", what, value)) };
+        if text.as_bytes().len() > MAX_TEXT {
+            return Err(self.mistake(&format!("wants at most 1 MiB as {what}")));
+        }
         let text = text.to_str().map_err(|_| self.mistake(&format!("wants UTF-8 text as {what}")))?;
         Ok(text.to_owned())
     }
@@ -40,6 +45,21 @@ impl Invocation<'_> {
             Value::String(text) => Ok(text.clone()),
             other => Err(self.wants("a string", what, other)),
         }
+    }
+
+    /// A text that people read as one line.
+    fn check_line(&self, text: &str, what: &str) -> Result<(), Problem> {
+        if text.chars().any(char::is_control) {
+            return Err(self.mistake(&format!("wants {what} without control characters")));
+        }
+        Ok(())
+    }
+
+    /// A key of state or configuration that is written. Others are read as they were kept.
+    pub(super) fn new_key(&self, index: usize) -> Result<String, Problem> {
+        let key = self.key(index)?;
+        self.check_line(&key, "a key")?;
+        Ok(key)
     }
 
     /// A key of state or configuration.
@@ -143,6 +163,16 @@ impl Options<'_> {
             Value::Nil => Ok(None),
             value => self.invocation.text_of(&value, &format!("the option `{name}`")).map(Some),
         }
+    }
+
+    /// A short text in one line.
+    pub(super) fn name(&self, name: &str, most: usize) -> Result<Option<String>, Problem> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        if !(1..=most).contains(&text.len()) {
+            return Err(self.invocation.mistake(&format!("wants 1 to {most} bytes as the option `{name}`")));
+        }
+        self.invocation.check_line(&text, &format!("the option `{name}`"))?;
+        Ok(Some(text))
     }
 
     /// A switch, with what holds where it is not given.

@@ -15,7 +15,7 @@ fn get(call: &Invocation<'_>) -> Answer {
 }
 
 fn set(call: &Invocation<'_>) -> Answer {
-    let key = call.key(0)?;
+    let key = if call.value(1).is_nil() { call.key(0)? } else { call.new_key(0)? };
     let value = match call.value(1) {
         value if value.is_nil() => None,
         value => Some(call.host.write_json(value, &format!("{} `{key}`", call.name))?),

@@ -5,7 +5,10 @@ use serde_json::value::RawValue;
 
 use super::{Answer, Entry, Invocation, Reply};
 use crate::{
-    lua::books::{Handler, HandlerKind},
+    lua::{
+        books::{Handler, HandlerKind},
+        text,
+    },
     model::{
         frame::Effect,
         message::{is_event_name, is_event_pattern},
@@ -18,7 +21,7 @@ pub(super) const FUNCTIONS: &[Entry] =
 fn emit(call: &Invocation<'_>) -> Answer {
     let name = call.text(0, "the event's name")?;
     if !is_event_name(&name) {
-        let name: String = name.chars().take(80).collect();
+        let name = text::clean(name.as_bytes(), 80);
         return Err(
             call.mistake(&format!("cannot emit `{name}`: an event's name is 1 to 64 of A-Z a-z 0-9 _ . : -"))
         );
@@ -37,7 +40,7 @@ fn emit(call: &Invocation<'_>) -> Answer {
 fn on(call: &Invocation<'_>) -> Answer {
     let pattern = call.text(0, "the pattern")?;
     if !is_event_pattern(&pattern) {
-        let pattern: String = pattern.chars().take(80).collect();
+        let pattern = text::clean(pattern.as_bytes(), 80);
         return Err(call.mistake(&format!(
             "cannot listen to `{pattern}`: write an event's name, `presence_*`, or `plugin/name`"
         )));
@@ -46,8 +49,9 @@ fn on(call: &Invocation<'_>) -> Answer {
     let options = call.options(2, &["priority", "once"])?;
     let (priority, once) = (options.integer("priority", 0)?, options.switch("once", false)?);
     let handler = Handler { function, kind: HandlerKind::Event, name: pattern.clone(), once };
+    let bytes = pattern.len();
     let effect = |handler| Effect::On { handler, pattern, priority, once };
-    let number = call.host.books.borrow_mut().add_handler(handler, effect)?;
+    let number = call.host.books.borrow_mut().add_handler(handler, bytes, effect)?;
     Ok(Reply::Value(number_value(number)))
 }
 

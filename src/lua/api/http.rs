@@ -1,6 +1,6 @@
 //! `jarvis.http`: builds a request from its options. Where it may go is the bridge's to decide.
 
-use mlua::{Table, Value};
+use mlua::{LuaString, Table, Value};
 
 use super::{Answer, Invocation, Problem, Reply, args::Options};
 use crate::{
@@ -56,7 +56,7 @@ fn build_request(call: &Invocation<'_>) -> Result<HttpRequest, Problem> {
     }
     let mut url = call.text(1, "the URL")?;
     if let Some(query) = options.table("query")? {
-        let query = url_encoded(call, &query, "query")?;
+        let query = url_encoded(call, &query, "query", MAX_URL)?;
         insert_query(&mut url, &query);
     }
     if url.len() > MAX_URL || url.chars().any(|c| c.is_control() || c == ' ') {
@@ -93,11 +93,7 @@ fn insert_query(url: &mut String, query: &str) {
 
 fn headers(call: &Invocation<'_>, options: &Options<'_>) -> Result<Vec<(String, String)>, Problem> {
     let Some(table) = options.table("headers")? else { return Ok(Vec::new()) };
-    let headers = pairs(call, &table, "headers")?;
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_HEADERS {
-        return Err(call.mistake("wants at most 32 KiB of headers"));
-    }
+    let headers = pairs(call, &table, "headers", MAX_HEADERS)?;
     match headers.iter().find(|(name, value)| !is_token(name) || value.chars().any(char::is_control)) {
         Some((name, _)) => {
             let name: String = name.chars().take(60).flat_map(char::escape_debug).collect();
@@ -124,7 +120,7 @@ fn body(call: &Invocation<'_>, options: &Options<'_>) -> Result<Option<Body>, Pr
     };
     let body = match (data, &json, form) {
         (_, _, Some(form)) => {
-            let text = url_encoded(call, &form, "form")?;
+            let text = url_encoded(call, &form, "form", MAX_BODY)?;
             (Payload::Text(text), Some("application/x-www-form-urlencoded"))
         }
         (Value::Nil, Value::Nil, None) => return Ok(None),
@@ -152,9 +148,9 @@ fn check_body(call: &Invocation<'_>, bytes: usize) -> Result<(), Problem> {
 }
 
 /// `name=value&…`, in the order of names.
-fn url_encoded(call: &Invocation<'_>, table: &Table, what: &str) -> Result<String, Problem> {
+fn url_encoded(call: &Invocation<'_>, table: &Table, what: &str, most: usize) -> Result<String, Problem> {
     let mut text = String::new();
-    for (name, value) in pairs(call, table, what)? {
+    for (name, value) in pairs(call, table, what, most)? {
         if !text.is_empty() {
             text.push('&');
         }
@@ -180,49 +176,70 @@ fn percent_encode(text: &str, out: &mut String) {
     }
 }
 
-/// The entries of a table of names and strings, numbers or booleans; a list as value gives its name again.
-fn pairs(call: &Invocation<'_>, table: &Table, what: &str) -> Result<Vec<(String, String)>, Problem> {
-    let mut entries: Vec<(String, Value)> = Vec::new();
-    let mut wrong = false;
-    table.for_each(|key: Value, value: Value| {
-        match (key, value) {
-            _ if entries.len() > MAX_PAIRS => wrong = true,
-            (Value::String(name), Value::Table(list)) => {
-                let name = name.to_string_lossy();
-                list.for_each(|_: Value, value: Value| {
-                    wrong |= entries.len() > MAX_PAIRS;
-                    if wrong {
-                        return Ok(());
-                    }
-                    entries.push((name.clone(), value));
-                    Ok(())
-                })?;
-            }
-            (Value::String(name), value) => entries.push((name.to_string_lossy(), value)),
-            _ => wrong = true,
-        }
-        Ok(())
-    })?;
-    // A table has no order; without one the same request would differ from run to run.
-    entries.sort_by(|left, right| left.0.cmp(&right.0));
+/// The entries of a table of names and strings, numbers or booleans; a list as value gives its name again. Nothing is
+/// taken over before it is known that all fits into so many bytes: a list can name one large string a thousand times.
+fn pairs(
+    call: &Invocation<'_>,
+    table: &Table,
+    what: &str,
+    most: usize,
+) -> Result<Vec<(String, String)>, Problem> {
     let bad = || {
         call.mistake(&format!(
             "wants names with strings, numbers or booleans in `{what}`, at most {MAX_PAIRS}"
         ))
     };
-    if wrong {
-        return Err(bad());
+    let mut entries = list_pairs(table).map_err(|_| bad())?;
+    let bytes: usize = entries.iter().map(|(name, value)| name.as_bytes().len() + length(value)).sum();
+    if bytes > most {
+        return Err(
+            call.mistake(&format!("wants at most {} KiB in `{what}`, got {bytes} bytes", most / 1024))
+        );
     }
+    // A table has no order; without one the same request would differ from run to run.
+    entries.sort_by(|left, right| left.0.as_bytes().cmp(&right.0.as_bytes()));
     entries
         .into_iter()
-        .map(|(name, value)| match value {
-            Value::String(text) => text.to_str().map(|text| (name, text.to_owned())).map_err(|_| bad()),
-            Value::Integer(number) => Ok((name, number.to_string())),
-            Value::Number(number) => Ok((name, number.to_string())),
-            Value::Boolean(value) => Ok((name, value.to_string())),
-            _ => Err(bad()),
+        .map(|(name, value)| {
+            let value = match value {
+                Value::String(text) => text.to_str().map_err(|_| bad())?.to_owned(),
+                Value::Integer(number) => number.to_string(),
+                Value::Number(number) => number.to_string(),
+                Value::Boolean(value) => value.to_string(),
+                _ => return Err(bad()),
+            };
+            Ok((name.to_str().map_err(|_| bad())?.to_owned(), value))
         })
         .collect()
+}
+
+/// Fails at the first entry too many, or without a name: a list may be as long as the heap is large.
+fn list_pairs(table: &Table) -> mlua::Result<Vec<(LuaString, Value)>> {
+    let stop = || mlua::Error::RuntimeError(String::new());
+    let mut entries = Vec::new();
+    let mut add = |name: &LuaString, value: Value| {
+        if entries.len() == MAX_PAIRS {
+            return Err(stop());
+        }
+        entries.push((name.clone(), value));
+        Ok(())
+    };
+    table.for_each(|key: Value, value: Value| match (key, value) {
+        (Value::String(name), Value::Table(list)) => {
+            list.for_each(|_: Value, value: Value| add(&name, value))
+        }
+        (Value::String(name), value) => add(&name, value),
+        _ => Err(stop()),
+    })?;
+    Ok(entries)
+}
+
+fn length(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.as_bytes().len(),
+        // The longest number.
+        _ => 24,
+    }
 }
 
 /// RFC 9110 §5.6.2.

@@ -21,13 +21,22 @@ use crate::{
 /// Bytes of a line's text, and of its fields.
 const MAX_BYTES: usize = 4096;
 
-/// Lets so many lines a second through; says how many it dropped.
+/// Lets so many lines a second through; says how many it dropped, and which limits were met, each at most once a
+/// second.
 #[derive(Default)]
 pub(in crate::lua) struct LogGate {
     begun: Cell<Option<Instant>>,
     passed: Cell<u32>,
     dropped: Cell<u32>,
-    warned: Cell<bool>,
+    warned: Cell<Option<Instant>>,
+    refused: Cell<Option<Instant>>,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Whether something happened less than a second ago.
+fn is_recent(moment: &Cell<Option<Instant>>) -> bool {
+    moment.get().is_some_and(|moment| moment.elapsed() < SECOND)
 }
 
 impl LogGate {
@@ -43,28 +52,34 @@ impl LogGate {
 
     /// Begins a new second where the last one is over.
     fn turn(&self, host: &Host) {
-        let now = Instant::now();
-        if self.begun.get().is_some_and(|begun| now - begun < Duration::from_secs(1)) {
+        if is_recent(&self.begun) {
             return;
         }
-        if self.begun.get().is_some() && self.dropped.get() > 0 {
-            self.warn(host);
-        }
-        self.begun.set(Some(now));
+        self.end_call(host);
+        self.begun.set(Some(Instant::now()));
         self.passed.set(0);
-        self.warned.set(false);
     }
 
     /// Says what was dropped at the end of a call: no other may come for long.
     pub(in crate::lua) fn end_call(&self, host: &Host) {
-        if self.dropped.get() > 0 && !self.warned.get() {
+        if self.dropped.get() > 0 && !is_recent(&self.warned) {
             self.warn(host);
         }
     }
 
+    /// Says which limit the plugin met: it may have caught the error.
+    pub(in crate::lua) fn refused(&self, host: &Host, text: &str) {
+        if is_recent(&self.refused) {
+            return;
+        }
+        self.refused.set(Some(Instant::now()));
+        let message = text::clean(format!("refused: {text}").as_bytes(), MAX_BYTES);
+        host.link.log(LogLine { level: Level::Warn, message, fields: None });
+    }
+
     fn warn(&self, host: &Host) {
         let dropped = self.dropped.take();
-        self.warned.set(true);
+        self.warned.set(Some(Instant::now()));
         let message = format!(
             "{dropped} log lines were dropped: at most {} a second (limits.logs_per_second)",
             host.limits.logs_per_second

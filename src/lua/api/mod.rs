@@ -21,8 +21,8 @@ use mlua::{Function, Lua, Table, Value};
 
 use super::host::{Host, Problem};
 
-/// The most values that one library call walks over: more than any heap holds.
-const MOST_VALUES: i64 = 1 << 24;
+/// Bytes that a value takes in a Lua table at least.
+const VALUE: usize = 16;
 
 /// What a function of the API gives: its value, or nil and why.
 enum Reply {
@@ -76,7 +76,8 @@ pub(super) fn build(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
         lua.create_function(move |_, value: Value| Ok(log::describe(&describing, &value)))?,
     )?;
     raw.raw_set("null", Value::NULL)?;
-    raw.raw_set("most", MOST_VALUES)?;
+    raw.raw_set("chunk", host.limiter.stack().chunk())?;
+    raw.raw_set("most", host.limits.memory / VALUE)?;
     raw.raw_set("memory", host.limits.memory)?;
     Ok(raw)
 }
@@ -98,6 +99,10 @@ fn function(
             Ok(Reply::Nothing) => Ok((None, Value::Nil, None)),
             Ok(Reply::Failure(why)) => Ok((None, Value::Nil, Some(why))),
             Err(Problem::Mistake(text)) => Ok((Some(text), Value::Nil, None)),
+            Err(Problem::Quota(text)) => {
+                host.logs.refused(&host, &text);
+                Ok((Some(text), Value::Nil, None))
+            }
             Err(Problem::Vm(error)) => {
                 host.limiter.stop_for_memory(lua);
                 Err(error)

@@ -8,6 +8,7 @@ use crate::{
         books::{Handler, HandlerKind},
         convert::escaped_length,
         failure::lua_type,
+        text,
     },
     model::{
         Filter, Topic,
@@ -51,10 +52,10 @@ fn subscribe(call: &Invocation<'_>) -> Answer {
     let options = call.options(2, &["qos", "retained"])?;
     let (qos, retained) = (options.qos()?, options.switch("retained", true)?);
     call.host.rights.check_subscribe(&filter).map_err(Problem::mistake)?;
-    let name = filter.as_str().to_owned();
+    let (name, bytes) = (text::clean(filter.as_str().as_bytes(), 120), filter.as_str().len());
     let handler = Handler { function, kind: HandlerKind::Subscription, name, once: false };
     let effect = |handler| Effect::Subscribe { handler, filter, qos, retained };
-    let number = call.host.books.borrow_mut().add_handler(handler, effect)?;
+    let number = call.host.books.borrow_mut().add_handler(handler, bytes, effect)?;
     Ok(Reply::Value(events::number_value(number)))
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Answer, Entry, Invocation, Reply};
 use crate::{
-    lua::convert::escaped_length,
+    lua::{convert::escaped_length, text},
     model::frame::{Effect, Operation, Say},
 };
 
@@ -27,18 +27,16 @@ fn say(call: &Invocation<'_>) -> Answer {
     if let Some(why) = &*call.host.cut.borrow() {
         return Err(call.mistake(&format!("cannot be heard: {why}")));
     }
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        return Err(call.mistake("wants a text without control characters, but for line breaks and tabs"));
+    }
     let options = call.options(1, &["conversation_id", "user", "site"])?;
     let say = Say {
         text,
-        conversation_id: options.text("conversation_id")?,
-        user: options.text("user")?,
-        site: options.text("site")?,
+        conversation_id: options.name("conversation_id", 256)?,
+        user: options.name("user", 256)?,
+        site: options.name("site", 256)?,
     };
-    let names = [&say.conversation_id, &say.user, &say.site];
-    let longest = names.iter().filter_map(|name| name.as_ref().map(String::len)).max();
-    if longest.is_some_and(|length| length > 256) {
-        return Err(call.mistake("wants at most 256 bytes as conversation_id, user and site"));
-    }
     let mut books = call.host.books.borrow_mut();
     books.count_output()?;
     books.push(Effect::Say(say), bytes)?;
@@ -48,7 +46,13 @@ fn say(call: &Invocation<'_>) -> Answer {
 fn command(call: &Invocation<'_>) -> Answer {
     let name = call.text(0, "the command's name")?;
     if !(1..=128).contains(&name.len()) {
-        return Err(call.mistake("wants a name of 1 to 128 bytes"));
+        return Err(call.mistake(&format!("wants a name of 1 to 128 bytes, got {}", name.len())));
+    }
+    if !name.split('/').all(is_level) {
+        return Err(call.mistake(&format!(
+            "cannot run `{}`: a command's name is letters, digits, `_`, `.` and `-`, and `/` between levels",
+            text::clean(name.as_bytes(), 80)
+        )));
     }
     let args = match call.value(1) {
         Value::Nil => RawValue::from_string("{}".into()).unwrap_or_else(|_| RawValue::NULL.to_owned()),
@@ -61,6 +65,10 @@ fn command(call: &Invocation<'_>) -> Answer {
         Ok(result) => Ok(Reply::Value(call.host.read_json(call.lua, &result)?)),
         Err(why) => Ok(Reply::Failure(why)),
     }
+}
+
+fn is_level(level: &str) -> bool {
+    !level.is_empty() && level.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 fn sleep(call: &Invocation<'_>) -> Answer {

@@ -25,10 +25,10 @@ fn get(call: &Invocation<'_>) -> Answer {
 }
 
 fn set(call: &Invocation<'_>) -> Answer {
-    let key = call.key(0)?;
     if call.value(1).is_nil() {
         return delete(call);
     }
+    let key = call.new_key(0)?;
     let value = call.host.write_json(call.value(1), &format!("{} `{key}`", call.name))?;
     call.host.books.borrow_mut().write(Shelf::State, key, Some(value))?;
     Ok(Reply::Nothing)
@@ -52,7 +52,7 @@ fn keys(call: &Invocation<'_>) -> Answer {
 }
 
 fn incr(call: &Invocation<'_>) -> Answer {
-    let key = call.key(0)?;
+    let key = call.new_key(0)?;
     let step = match call.value(1) {
         Value::Nil => Value::Integer(1),
         step @ (Value::Integer(_) | Value::Number(_)) => step.clone(),

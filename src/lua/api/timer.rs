@@ -38,10 +38,7 @@ fn add(call: &Invocation<'_>, delay_ms: u64, repeat: Repeat) -> Answer {
     }
     let function = call.function(1, "what to call")?;
     let options = call.options(2, &["name", "data"])?;
-    let name = options.text("name")?;
-    if name.as_ref().is_some_and(|name| !(1..=64).contains(&name.len())) {
-        return Err(call.mistake("wants 1 to 64 bytes as the option `name`"));
-    }
+    let name = options.name("name", 64)?;
     let data = match options.get("data")? {
         Value::Nil => None,
         data => Some(call.host.write_json(&data, "the timer's data")?),

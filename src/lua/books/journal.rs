@@ -19,6 +19,16 @@ pub(in crate::lua) enum Shelf {
     Config,
 }
 
+impl Shelf {
+    /// As plugins call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::State => "jarvis.state",
+            Self::Config => "jarvis.config",
+        }
+    }
+}
+
 /// One step back.
 pub(super) enum Undo {
     Write { shelf: Shelf, key: String, old: Option<Box<RawValue>> },
@@ -65,7 +75,7 @@ impl Journal {
 
     pub(super) fn count_output(&mut self, limit: usize) -> Result<(), Problem> {
         if self.outputs >= limit {
-            return Err(Problem::mistake(format!(
+            return Err(Problem::quota(format!(
                 "at most {limit} emits and publishes in one hook call (limits.outputs): send one message with a \
                  list, or go on in a timer"
             )));
@@ -103,15 +113,16 @@ impl Journal {
         if self.bytes + more <= MAX_BYTES {
             return Ok(());
         }
-        Err(Problem::mistake(format!(
-            "the effects of one hook call would take more than {} MiB: do less in one call",
+        Err(Problem::quota(format!(
+            "the effects of one hook call would take more than {} MiB: do less in one call, or go on in a timer",
             MAX_BYTES >> 20
         )))
     }
 }
 
 fn write_bytes(key: &str, value: Option<&RawValue>) -> usize {
-    escaped_length(key) + value.map_or(0, |value| value.get().len()) + OVERHEAD
+    // Its key stands in the effect, on the way back and in the index.
+    3 * escaped_length(key) + value.map_or(0, |value| value.get().len()) + OVERHEAD
 }
 
 fn write_effect(shelf: Shelf, key: String, value: Option<Box<RawValue>>) -> Effect {

@@ -6,7 +6,7 @@ use mlua::{LuaString, Table, Value};
 use serde_json::value::RawValue;
 
 use crate::{
-    lua::text,
+    lua::{failure::lua_type, text},
     model::{ErrorCode, Failure, Limits},
 };
 
@@ -222,8 +222,11 @@ impl Writer {
     }
 
     fn entries(&mut self, table: &Table) -> Written {
-        let marked =
-            table.has_metatable() && table.metatable().is_some_and(|m| m.to_pointer() == self.marker);
+        let metatable = if table.has_metatable() { table.metatable() } else { None };
+        let marked = metatable.as_ref().is_some_and(|metatable| metatable.to_pointer() == self.marker);
+        if let Some(name) = metatable.filter(|_| !marked).as_ref().and_then(locked_name) {
+            return Err(Unsendable::invalid(format!("is `{name}` itself, which cannot be sent")));
+        }
         let (start, nodes, open) = (self.out.len(), self.nodes, self.open.len());
         let mut shape = if marked { Shape::List(0) } else { Shape::Empty };
         let walked = walk(table, |key, value| self.entry(&mut shape, key, value));
@@ -262,7 +265,7 @@ impl Writer {
             }
             (Value::Integer(_) | Value::String(_), _) => return Err(mixed().into()),
             (other, _) => {
-                let kind = other.type_name();
+                let kind = lua_type(other);
                 let reason = format!("has a {kind} as a key: use names, or 1, 2, 3 … for a list");
                 return Err(Unsendable::invalid(reason).into());
             }
@@ -304,6 +307,15 @@ impl Writer {
             self.element(index, &value)?;
         }
         self.push(b"]")
+    }
+}
+
+/// What a read-only table of ours is called: it shows another, and would be sent as an empty one. A plugin that gives its
+/// own table such a field only hurts itself.
+fn locked_name(metatable: &Table) -> Option<String> {
+    match metatable.raw_get("__locked") {
+        Ok(Value::String(name)) => Some(text::clean(&name.as_bytes(), 40)),
+        _ => None,
     }
 }
 

@@ -154,10 +154,10 @@ fn long_library_calls_are_ordinary_errors() {
     with_stack(|| {
         check_fails(
             "table.move({}, 1, 1 << 60, 1, {})",
-            "weather.lua:1: table.move: more than 16777216 values",
+            "weather.lua:1: table.move: more than 1048576 values",
         );
-        check_fails("table.concat({}, '', 1, 1 << 60)", "table.concat: more than 16777216 values");
-        check_fails("table.unpack({}, 1, 1 << 60)", "table.unpack: more than 16777216 values");
+        check_fails("table.concat({}, '', 1, 1 << 60)", "table.concat: more than 1048576 values");
+        check_fails("table.unpack({}, 1, 1 << 60)", "table.unpack: more than 1048576 values");
         check_fails("return {('x'):rep(1 << 40)}", "weather.lua:1: string.rep: the result would be larger");
         check_fails("return {(' '):rep(1 << 62, '')}", "string.rep: the result would be larger");
     });
@@ -277,7 +277,7 @@ fn state_handlers_and_timers_have_quotas() {
         check_fails("for i = 1, 65 do jarvis.timer.after(1, print) end", "(limits.timers)");
         check_fails("for i = 1, 1e9 do jarvis.timer.after(1, print, {name = 'x'}) end", "4 MiB");
         check_fails(
-            "for i = 1, 1e9 do local k = ('\\1'):rep(200) .. i jarvis.state.set(k, 1) jarvis.state.delete(k) end",
+            "for i = 1, 1e9 do local k = ('\"'):rep(200) .. i jarvis.state.set(k, 1) jarvis.state.delete(k) end",
             "4 MiB",
         );
         check_fails("for i = 1, 1e9 do jarvis.events.off(jarvis.events.on('e', print)) end", "4 MiB");

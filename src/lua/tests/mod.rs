@@ -1,11 +1,16 @@
 //! Drives the VM as the bridge does, with a bridge end that answers from a list.
 
 mod api;
+mod bombs;
 mod conversion;
+mod floods;
 mod limits;
+mod reach;
 mod sandbox;
 mod speed;
+mod traceback;
 mod transactions;
+mod tricks;
 
 use std::{
     cell::{Cell, RefCell},

@@ -119,6 +119,42 @@ fn ordinary_lua_works() {
 }
 
 #[test]
+fn tables_with_metatables_are_lists_like_others() {
+    with_stack(|| {
+        let check = |body: &str, expect: &str| {
+            let list = "local function list(t) return setmetatable(t, {__metatable = false}) end";
+            super::check(&format!("{list} {body}"), expect);
+        };
+        check("local t = list{1, 2} table.insert(t, 3) table.insert(t, 1, 0) return t", "[0,1,2,3]");
+        check(
+            "local t = list{1} table.insert(t, 2, 'b') table.insert(t, '1', 'a') return t",
+            r#"["a",1,"b"]"#,
+        );
+        check("local t = list{1, 2, 3} return {table.remove(t), table.remove(t, 1), #t, t[1]}", "[3,1,1,2]");
+        check(
+            "local t = list{} return {table.remove(t) == nil, table.remove(t, 0) == nil, #t}",
+            "[true,true,0]",
+        );
+        check("local t = list{1, 2} return {table.remove(t, 3) == nil, #t}", "[true,2]");
+        check("local t = list{3, 1, 2} table.sort(t) return t", "[1,2,3]");
+        check("local t = list{3, 1, 2} table.sort(t, function(a, b) return a > b end) return t", "[3,2,1]");
+        check("return {table.concat(list{1, 2, 3}, '-'), table.unpack(list{4, 5})}", r#"["1-2-3",4,5]"#);
+        check(
+            "local log = {} local t = setmetatable({}, {__newindex = function(t, k, v) rawset(t, k, v * 2) end})
+             table.insert(t, 1) table.insert(t, 2) return t",
+            "[2,4]",
+        );
+        check_fails("table.insert(setmetatable({}, {}), 5, 1)", "weather.lua:1: bad argument #2 to 'insert'");
+        check_fails("table.insert(setmetatable({}, {}), 1, 2, 3)", "wrong number of arguments to 'insert'");
+        check_fails("table.remove(setmetatable({}, {}), 7)", "weather.lua:1: bad argument #2 to 'remove'");
+        check_fails("table.sort(setmetatable({}, {__len = function() return 'x' end}))", "is not an integer");
+        check_fails("table.insert({}, 5, 1)", "weather.lua:1: bad argument #2 to 'insert'");
+        super::check("return {('').rep('', 3, 5), table.remove({1, 2, 3}, 1)}", r#"["55",1]"#);
+        super::check("return {select('#', table.insert({}, 1)), select('#', table.sort({}))}", "[0,0]");
+    });
+}
+
+#[test]
 fn coroutines_work_across_protected_calls() {
     with_stack(|| {
         check(
@@ -166,7 +202,18 @@ fn errors_name_the_plugins_own_line() {
             "\nlocal ok, e = pcall(jarvis.state.get)\nerror(e, 0)",
             "weather.lua:2: jarvis.state.get wants a string",
         );
-        check_fails("\ntable.concat(nil)", "weather.lua:2: bad argument #1");
+        check_fails(
+            "\ntable.concat(nil)",
+            "weather.lua:2: bad argument #1 to 'table.concat' (table expected",
+        );
+        check_fails(
+            "\nlocal ok, e = pcall(table.sort, {3, 2, 1, 5, 4, 7}, function() return true end)\nerror(e, 0)",
+            "failed: invalid order function for sorting",
+        );
+        check_fails(
+            "\ntable.concat(setmetatable({}, {__len = function() return 1 end, __index = function()\n error('mine') end}))",
+            "failed: weather.lua:3: mine",
+        );
         check_fails("\ntable.concat({{}})", "weather.lua:2: invalid value (table) at index 1");
         check_fails(
             "\ntable.insert(nil, 1)",
