@@ -156,7 +156,7 @@ mod tests {
         let [ping, pong] = ["ping", "pong"].map(|id| PluginId::parse(id).unwrap());
         let mut cause = Cause::message(Receipt::default(), 3);
         for _ in 3..MAX_HOPS {
-            cause = cause.next(if cause.hops() % 2 == 0 { &ping } else { &pong }).unwrap();
+            cause = cause.next(if cause.hops().is_multiple_of(2) { &ping } else { &pong }).unwrap();
         }
         let cut = cause.next(&ping).unwrap_err();
         assert!(cut.contains("(3 over MQTT → pong → ping → pong → ping → pong → ping → …)"), "{cut}");

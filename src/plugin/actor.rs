@@ -9,28 +9,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     blueprint::Blueprint,
-    breaker::{Breaker, Strikes, Verdict, is_breaking},
+    breaker::{Breaker, Strikes, Verdict},
     context::Context,
     ears::Ears,
     job::{Aim, Flight, Job},
     mail::{Mail, Step},
     mailbox::Inbox,
-    perform::{Performance, Performer},
-    runner::{Newborn, Runner, Trouble, blame, describe},
+    perform::Performer,
+    runner::{Newborn, Runner, Trouble, describe},
     shared::{Shared, trace},
 };
 use crate::{
     effects::{Cause, Hush},
     model::{
         ErrorCode, Failure,
-        frame::{Call, Done, Effect, Input, Outcome},
+        frame::{Call, Done, Input},
     },
-    store::Sequence,
     worker::Death,
 };
 
@@ -236,166 +234,6 @@ impl Actor {
         }
     }
 
-    /// The oldest call has ended.
-    async fn finish(&mut self, done: Done) {
-        let Some(flight) = self.flights.pop_front() else { return };
-        let ran = self.time_of(&flight);
-        let Flight { job, .. } = flight;
-        if let Aim::Timer(timer) = job.target {
-            self.ears.fired(timer);
-        }
-        self.shared.stats().ran(ran, done.memory);
-        let value = match done.outcome {
-            Outcome::Missing => {
-                // Nothing has run that would say anything of the plugin.
-                self.breaker.untried(Instant::now());
-                return answer(job, None, ran);
-            }
-            Outcome::Nothing => None,
-            Outcome::Value(value) => Some(value),
-            Outcome::Failed(failure) => {
-                let exhausted = failure.code == ErrorCode::MemoryLimit;
-                self.judge(&failure);
-                self.fail(job, failure, ran);
-                if exhausted {
-                    // It was stopped in good order: a fresh heap is all it needs.
-                    self.attempts = 0;
-                    self.revive();
-                }
-                return;
-            }
-        };
-        match self.check(&done.effects, &job.cause) {
-            Ok(()) => {
-                self.breaker.went_well();
-                self.perform(done.effects, job, value, ran).await;
-            }
-            Err(Blame::Plugin(failure)) => {
-                self.breaker.went_well();
-                self.fail(job, failure, ran);
-                // Its worker believes that its writes happened.
-                self.revive();
-            }
-            Err(Blame::Worker(reason)) => {
-                let failure = blame(self.shared.id(), &self.name(job.target), &Death::Garbage(reason));
-                self.lost(job, failure, ran).await;
-            }
-        }
-    }
-
-    /// Tells the breaker of a call that ended in good order.
-    fn judge(&mut self, failure: &Failure) {
-        match is_breaking(failure) {
-            true => self.broke(),
-            false => self.breaker.went_well(),
-        }
-    }
-
-    /// Tells the breaker of a call that did not come back.
-    pub(super) fn broke(&mut self) {
-        if self.breaker.failed(Instant::now()) {
-            let (plugin, failures) = (self.shared.id(), self.breaker.row());
-            tracing::warn!(%plugin, failures, "a plugin is left alone for a while: its breaker is open");
-        }
-    }
-
-    fn check(&mut self, effects: &[Effect], cause: &Cause) -> Result<(), Blame> {
-        if effects.is_empty() {
-            return Ok(());
-        }
-        if let Some(runner) = &mut self.runner {
-            runner.check(&self.ears, effects).map_err(Blame::Worker)?;
-        }
-        let outputs = effects.iter().filter(|effect| crate::effects::is_output(effect)).count();
-        let spent = self.check_backlog(effects).and_then(|()| match cause.has_message() {
-            true => cause.spend(outputs),
-            false => self.shared.allowance().spend(outputs),
-        });
-        spent.map_err(|reason| {
-            let text = format!("plugin `{}`: {reason}", self.shared.id());
-            Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))
-        })
-    }
-
-    /// Events and texts lie in others' mailboxes until they are heard: who is too far ahead of them is refused.
-    fn check_backlog(&self, effects: &[Effect]) -> Result<(), String> {
-        let heard = effects.iter().filter(|effect| matches!(effect, Effect::Emit { .. } | Effect::Say(_)));
-        let (pieces, bytes) = heard.fold((0, 0), |(pieces, bytes), effect| {
-            (pieces + 1, bytes + crate::effects::effect_bytes(effect))
-        });
-        self.shared.backlog().check(pieces, bytes)
-    }
-
-    /// Takes what a call wants done apart: writes to the store, handlers and timers here, the rest to the
-    /// performer.
-    async fn perform(&mut self, effects: Vec<Effect>, job: Job, value: Option<Box<RawValue>>, ran: Duration) {
-        let sequence = self.sequence();
-        // What only reads is answered at once, unless it is known to have read what never happened.
-        if effects.is_empty() && !sequence.is_broken() {
-            return answer(job, value, ran);
-        }
-        let place = self.performer.place(&effects).await;
-        let commit = self.context.effects.commit(self.shared.id(), &effects, &sequence).await;
-        let outputs = self.apply(effects).await;
-        let Job { cause, reply, .. } = job;
-        let performance = Performance { commit, sequence, outputs, cause, value, ran, reply, place };
-        self.performer.send(performance).await;
-    }
-
-    /// What the running worker's commits build on.
-    pub(super) fn sequence(&self) -> Sequence {
-        self.runner.as_ref().map(|runner| runner.sequence.clone()).unwrap_or_default()
-    }
-
-    /// A commit has failed: its worker, where it still is this one, believes what never happened.
-    fn start_over(&mut self) {
-        if self.sequence().is_broken() {
-            self.revive();
-        }
-    }
-
-    /// Applies what changes this plugin's own ears; gives back what leaves the bridge.
-    pub(super) async fn apply(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
-        let mut outputs = Vec::new();
-        let mut heard_something = false;
-        for effect in effects {
-            match effect {
-                Effect::On { handler, pattern, priority, once } => {
-                    self.ears.on(handler, pattern, priority, once);
-                    heard_something = true;
-                }
-                Effect::Subscribe { handler, filter, qos, retained } => {
-                    self.ears.subscribe(Some(handler), filter.clone(), retained);
-                    self.context.effects.bus().subscribe(self.shared.id(), &filter, qos, retained).await;
-                    heard_something = true;
-                }
-                Effect::Off { handler } => {
-                    if let Some(filter) = self.ears.off(handler) {
-                        self.context.effects.bus().unsubscribe(self.shared.id(), &filter).await;
-                    }
-                    heard_something = true;
-                }
-                Effect::Timer { timer, delay_ms, repeat } => {
-                    self.ears.set_timer(timer, Duration::from_millis(delay_ms), repeat);
-                }
-                Effect::CancelTimer { timer } => self.ears.cancel_timer(timer),
-                Effect::State { .. } | Effect::Config { .. } => {}
-                output @ (Effect::Emit { .. } | Effect::Publish(_) | Effect::Say(_)) => outputs.push(output),
-            }
-        }
-        if heard_something {
-            self.listen();
-        }
-        outputs
-    }
-
-    /// Tells the registry what this plugin listens to now.
-    pub(super) fn listen(&self) {
-        let mut facts = self.shared.facts();
-        facts.patterns = self.ears.patterns();
-        facts.filters = self.ears.filters().cloned().collect();
-    }
-
     pub(super) fn fail(&mut self, job: Job, failure: Failure, ran: Duration) {
         let hook = self.name(job.target);
         if self.hush.lets(&format!("{hook} {}", failure.code), Instant::now()) {
@@ -429,24 +267,11 @@ impl Actor {
     }
 
     /// A call that was written ahead begins when the one before it has ended.
-    fn time_of(&mut self, flight: &Flight) -> Duration {
+    pub(super) fn time_of(&mut self, flight: &Flight) -> Duration {
         let (now, free_since) = (Instant::now(), self.free_since);
         self.free_since = now;
         now.duration_since(flight.began.max(free_since))
     }
-}
-
-/// Answers a call that wants nothing done.
-fn answer(job: Job, value: Option<Box<RawValue>>, ran: Duration) {
-    if let Some(reply) = job.reply {
-        let _ = reply.send(Step { outcome: Ok(value), ran });
-    }
-}
-
-/// Whose fault it is.
-enum Blame {
-    Plugin(Failure),
-    Worker(String),
 }
 
 /// The worker in the making, made or not; never where there is none.

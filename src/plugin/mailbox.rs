@@ -29,7 +29,7 @@ pub(super) enum Returned {
     /// There is no room: what nobody would send again is lost.
     Full,
     /// The plugin takes no mail any more; here it is.
-    Closed(Mail),
+    Closed(Box<Mail>),
 }
 
 /// The places that are free. The channel has no bound of its own: its letters hold these.
@@ -58,9 +58,9 @@ impl Mailbox {
     /// Waits for room: a request's task stands still meanwhile, and there are only so many of those.
     pub(super) async fn post(&self, mail: Mail) -> Result<(), Returned> {
         let Room { entries, kib } = self.room.clone();
-        let Ok(entry) = entries.acquire_owned().await else { return Err(Returned::Closed(mail)) };
+        let Ok(entry) = entries.acquire_owned().await else { return Err(Returned::Closed(Box::new(mail))) };
         let Ok(kib) = kib.acquire_many_owned(weight(&mail)).await else {
-            return Err(Returned::Closed(mail));
+            return Err(Returned::Closed(Box::new(mail)));
         };
         self.send(mail, Some((entry, kib)))
     }
@@ -69,7 +69,7 @@ impl Mailbox {
     pub(super) fn offer(&self, mail: Mail) -> Result<(), Returned> {
         match self.place(&mail) {
             Some(place) => self.send(mail, Some(place)),
-            None if self.is_closed() => Err(Returned::Closed(mail)),
+            None if self.is_closed() => Err(Returned::Closed(Box::new(mail))),
             None => Err(Returned::Full),
         }
     }
@@ -97,7 +97,7 @@ impl Mailbox {
         place: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     ) -> Result<(), Returned> {
         let sent = self.letters.send(Letter { mail, _place: place });
-        sent.map_err(|mpsc::error::SendError(letter)| Returned::Closed(letter.mail))
+        sent.map_err(|mpsc::error::SendError(letter)| Returned::Closed(Box::new(letter.mail)))
     }
 }
 

@@ -14,6 +14,7 @@ mod context;
 mod ears;
 mod files;
 mod filter;
+mod finish;
 mod info;
 mod intake;
 mod job;

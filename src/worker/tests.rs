@@ -97,7 +97,7 @@ impl Script {
                 match link.event().await {
                     Ok(Event::Loaded(_)) => link.call(&call(1)).unwrap(),
                     Ok(Event::Request(request)) => {
-                        let answer = Answer { number: request.number, result: Ok(raw("x".repeat(100_000))) };
+                        let answer = Answer { number: request.number, result: Ok(raw(&"x".repeat(100_000))) };
                         link.answer(answer).unwrap();
                     }
                     Ok(Event::Done(_) | Event::Log(_)) => {}
@@ -109,8 +109,8 @@ impl Script {
     }
 }
 
-fn raw(text: String) -> Box<serde_json::value::RawValue> {
-    serde_json::value::to_raw_value(&text).unwrap()
+fn raw(text: &str) -> Box<serde_json::value::RawValue> {
+    serde_json::value::to_raw_value(text).unwrap()
 }
 
 fn call(number: u64) -> Call {
@@ -248,7 +248,7 @@ async fn one_that_does_not_read_is_killed_and_what_it_left_unread_is_bounded() {
     let mut number = 0;
     while link.has_room() {
         number += 1;
-        let input = Input::Value(raw("x".repeat(100_000)));
+        let input = Input::Value(raw(&"x".repeat(100_000)));
         link.call(&Call { number, target: Target::Hook("on_chat".into()), input, cut: None }).unwrap();
     }
     assert!(number <= 16, "{number}");
