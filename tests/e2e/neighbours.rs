@@ -10,6 +10,9 @@ on_each_broker!(
     a_copy_of_a_plugin_takes_nothing_from_it,
     what_timers_put_out_is_bounded,
     a_hanging_plugin_can_be_mended_at_once,
+    a_plugin_that_always_fails_is_in_the_log_once_a_second,
+    what_is_published_at_once_is_counted_too,
+    what_nobody_hears_is_bounded_and_its_emitter_is_told,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -93,4 +96,54 @@ fn a_hanging_plugin_can_be_mended_at_once(broker: &Broker) {
     jarvis.expect("jarvis/command/response/work", json!({ "response": "done" }));
     jarvis.log.expect("plugin reloaded plugin=other");
     assert_eq!(jarvis.run("other", json!({}))["response"], "two");
+}
+
+fn a_plugin_that_always_fails_is_in_the_log_once_a_second(broker: &Broker) {
+    let fails = "-- @commands fail\nfunction on_command() error('the same again') end\n";
+    let other = "-- @commands other\nfunction on_command() error('something else') end\n";
+    let jarvis = Bridge::start(broker, &[("fails", fails), ("other", other)]);
+    let start = std::time::Instant::now();
+    for _ in 0..300 {
+        jarvis.check("command/request/fail", "", json!({ "code": "hook_error", "error": "~the same again" }));
+    }
+    jarvis.check("command/request/other", "", json!({ "code": "hook_error" }));
+    jarvis.log.expect("something else");
+    jarvis.log.expect("the plugin failed as before, this many times more plugin=fails");
+    let told = jarvis.log.text().lines().filter(|line| line.contains("the same again")).count();
+    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 2;
+    assert!(told <= seconds, "{told} lines in {seconds} s");
+}
+
+fn what_is_published_at_once_is_counted_too(broker: &Broker) {
+    let flood = r#"
+-- @permissions mqtt.publish:out/#
+-- @commands ping
+jarvis.timer.every(0.05, function()
+  for i = 1, 50 do jarvis.mqtt.publish("out/x", "x", { now = true }) end
+end)
+function on_command(cmd) return { response = "pong" } end
+"#;
+    let jarvis = Bridge::start(broker, &[("flood", flood)]);
+    jarvis.log.expect("may emit and publish 100 times a second");
+    assert_eq!(jarvis.run("ping", json!({}))["response"], "pong");
+}
+
+fn what_nobody_hears_is_bounded_and_its_emitter_is_told(broker: &Broker) {
+    let emitter = r#"
+-- @commands burst
+function on_command()
+  for i = 1, 15 do jarvis.events.emit("big", string.rep("x", 200000)) end
+  return {}
+end
+"#;
+    // It hears one event in the time in which its neighbour emits all of them.
+    let listener = "-- @commands ping
+jarvis.events.on('big', function() jarvis.sleep(2) end)
+function on_command() return { response = 'pong' } end\n";
+    let jarvis = Bridge::start(broker, &[("emitter", emitter), ("listener", listener)]);
+    for _ in 0..16 {
+        jarvis.publish("jarvis/command/request/burst", "");
+    }
+    let refused = json!({ "code": "rate_limited", "error": "~events that nobody has heard yet take " });
+    jarvis.expect("jarvis/command/response/burst", refused);
 }

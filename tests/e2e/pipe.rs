@@ -140,7 +140,7 @@ async fn answers_of_good(manager: &PluginManager, start: &Instant) -> u64 {
         slowest = slowest.max(asked.elapsed());
         number += 1;
     }
-    println!("{number} answers of the good plugin, the slowest after {slowest:?}");
+    eprintln!("{number} answers of the good plugin, the slowest after {slowest:?}");
     number
 }
 

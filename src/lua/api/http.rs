@@ -197,7 +197,7 @@ fn pairs(
         );
     }
     // A table has no order; without one the same request would differ from run to run.
-    entries.sort_by(|left, right| left.0.as_bytes().cmp(&right.0.as_bytes()));
+    entries.sort_by_cached_key(|(name, _)| name.as_bytes().to_vec());
     entries
         .into_iter()
         .map(|(name, value)| {
