@@ -12,6 +12,8 @@ use crate::model::{
 const MAX_KEY: usize = 256;
 /// Bytes of what names a conversation, a user, a site or a command.
 const MAX_NAME: usize = 256;
+/// The shortest time between two calls of a timer, in milliseconds, with room for how the worker rounds.
+const MIN_PERIOD_MS: u64 = 99;
 /// The longest time until a timer fires: ten years, in milliseconds.
 const MAX_DELAY_MS: u64 = 10 * 365 * 86_400_000;
 
@@ -105,6 +107,9 @@ fn one(rights: &Rights, limits: &Limits, effect: &Effect) -> Result<(), String> 
         Effect::Timer { delay_ms, .. } if *delay_ms > MAX_DELAY_MS => {
             Err(format!("a timer after {delay_ms} ms"))
         }
+        Effect::Timer { delay_ms, repeat: true, .. } if *delay_ms < MIN_PERIOD_MS => {
+            Err(format!("a timer every {delay_ms} ms"))
+        }
         Effect::On { .. } | Effect::Off { .. } | Effect::Timer { .. } | Effect::CancelTimer { .. } => Ok(()),
     }
 }
@@ -160,7 +165,7 @@ mod tests {
             {"emit": {"name": "rain", "data": [1]}}, {"publish": {"topic": "a/b", "payload": "", "qos": 1, "retain": true}},
             {"on": {"handler": 1, "pattern": "weather/rain_*", "priority": -5, "once": true}},
             {"subscribe": {"handler": 2, "filter": "a/+", "qos": 1, "retained": false}}, {"off": {"handler": 1}},
-            {"timer": {"timer": 3, "delay_ms": 0, "repeat": true}}, {"cancel_timer": {"timer": 3}},
+            {"timer": {"timer": 3, "delay_ms": 100, "repeat": true}}, {"cancel_timer": {"timer": 3}},
         ]);
         assert_eq!(refused(&effects), Ok(()));
     }
@@ -197,6 +202,7 @@ mod tests {
                 "a bad pattern",
             ),
             (json!([{"timer": {"timer": 1, "delay_ms": u64::MAX, "repeat": true}}]), "a timer after"),
+            (json!([{"timer": {"timer": 1, "delay_ms": 1, "repeat": true}}]), "a timer every 1 ms"),
             (json!([{"say": {"text": ""}}]), "a text of 0 bytes"),
             (json!([{"say": {"text": "a", "user": long}}]), "with a name of 257"),
             (Value::Array(vec![json!({"off": {"handler": 1}}); 50_000]), "effects of 25600000 bytes"),

@@ -119,7 +119,7 @@ impl Runner {
             answer = answer(&mut self.answering) => {
                 self.answering = None;
                 if let Err(error) = self.link.answer(answer) {
-                    return Err(self.link.end(format!("an answer did not fit: {error}")).await);
+                    return Err(self.link.end(format!("an answer did not fit: {error}")));
                 }
                 self.link.event().await?
             }
@@ -128,7 +128,7 @@ impl Runner {
         match event {
             Event::Request(request) => {
                 if let Err(reason) = check_request(&self.blueprint.limits, &request.operation) {
-                    return Err(self.link.end(format!("it asked for {reason}")).await);
+                    return Err(self.link.end(format!("it asked for {reason}")));
                 }
                 self.answering = Some(self.serve(request, running.clone()));
                 Ok(None)
@@ -139,7 +139,7 @@ impl Runner {
             }
             Event::Done(mut done) => {
                 if let Err(reason) = check_outcome(&self.blueprint.limits, &done.outcome) {
-                    return Err(self.link.end(format!("it sent {reason}")).await);
+                    return Err(self.link.end(format!("it sent {reason}")));
                 }
                 if let Outcome::Failed(failure) = &mut done.outcome {
                     make_presentable(failure);

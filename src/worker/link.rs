@@ -200,10 +200,10 @@ impl Link {
                     }
                     Ok(frame) => match self.expected(frame) {
                         Ok(event) => Ok(event),
-                        Err(reason) => Err(self.end(reason).await),
+                        Err(reason) => Err(self.end(reason)),
                     },
                     Err(ReadError::Closed) => Err(self.closed("output").await),
-                    Err(garbage) => Err(self.end(garbage.to_string()).await),
+                    Err(garbage) => Err(self.end(garbage.to_string())),
                 },
                 () = self.process.writer.progress(), if self.process.writer.pending() > 0 => {}
                 _ = self.ticker.tick(), if !self.unanswered.is_empty() => {
@@ -211,7 +211,7 @@ impl Link {
                         return Err(self.closed("input").await);
                     }
                     if let Some(overrun) = self.overrun() {
-                        self.process.kill().await;
+                        self.process.kill();
                         return Err(Death::Overran(overrun));
                     }
                 }
@@ -226,8 +226,8 @@ impl Link {
     }
 
     /// Ends the worker for a reason of the caller's.
-    pub async fn end(&mut self, reason: String) -> Death {
-        self.process.kill().await;
+    pub fn end(&mut self, reason: String) -> Death {
+        self.process.kill();
         Death::Garbage(reason)
     }
 

@@ -200,9 +200,18 @@ fn start(executable: &PathBuf, arguments: &[String]) -> io::Result<Child> {
 pub(super) struct Process {
     id: u32,
     child: Option<Child>,
+    deathbed: Option<Deathbed>,
     spawner: Spawner,
     pub(super) reader: Reader,
     pub(super) writer: Writer,
+}
+
+/// A worker whose end is waited for.
+#[derive(Debug)]
+struct Deathbed {
+    dead: oneshot::Receiver<Dead>,
+    words: Option<std::process::ChildStderr>,
+    until: Instant,
 }
 
 impl Process {
@@ -215,6 +224,7 @@ impl Process {
             reader: Reader::over(pipe::Receiver::from_owned_fd(output.into())?),
             writer: Writer::over(pipe::Sender::from_owned_fd(input.into())?),
             child: Some(child),
+            deathbed: None,
             spawner,
         })
     }
@@ -228,29 +238,29 @@ impl Process {
         self.spawner.warns_first()
     }
 
-    /// Kills it.
-    pub(super) async fn kill(&mut self) {
-        self.end_by(Instant::now()).await;
+    /// Kills it. That it has died is the spawner's business; nobody waits for it here.
+    pub(super) fn kill(&mut self) {
+        if let Some(child) = self.child.take() {
+            // It fails only where the bridge is about to end, and its workers with it.
+            let _ = self.spawner.orders.send(Order::End(Dying::new(child, Instant::now(), None)));
+        }
     }
 
     /// Lets it end by itself, now that its pipe is closed, and says how it did; nothing where it had to be killed.
+    /// Cancel-safe.
     pub(super) async fn ended(&mut self) -> Option<Ending> {
-        self.end_by(Instant::now() + PATIENCE).await
-    }
-
-    async fn end_by(&mut self, kill_at: Instant) -> Option<Ending> {
-        let Some(mut child) = self.child.take() else { return Some(Ending::unknown()) };
-        let last_words = child.stderr.take();
-        let (reply, dead) = oneshot::channel();
-        let dying = Dying::new(child, kill_at, Some(reply));
-        if self.spawner.orders.send(Order::End(dying)).is_err() {
-            return Some(Ending::unknown());
+        if let Some(mut child) = self.child.take() {
+            let (words, kill_at) = (child.stderr.take(), Instant::now() + PATIENCE);
+            let (reply, dead) = oneshot::channel();
+            let _ = self.spawner.orders.send(Order::End(Dying::new(child, kill_at, Some(reply))));
+            self.deathbed = Some(Deathbed { dead, words, until: kill_at + DEATHBED });
         }
+        let Some(Deathbed { dead, words, until }) = &mut self.deathbed else { return Some(Ending::unknown()) };
         // One that is killed and stuck in the kernel is not waited for; it is reaped when it ends.
-        let Ok(Ok(Dead { status, killed })) = tokio::time::timeout(PATIENCE + DEATHBED, dead).await else {
+        let Ok(Ok(Dead { status, killed })) = tokio::time::timeout_at((*until).into(), dead).await else {
             return None;
         };
-        (!killed).then(|| Ending::of(status, &last_words.map(read_words).unwrap_or_default()))
+        (!killed).then(|| Ending::of(status, &words.take().map(read_words).unwrap_or_default()))
     }
 }
 
@@ -268,9 +278,7 @@ fn read_words(mut pipe: std::process::ChildStderr) -> String {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            let _ = self.spawner.orders.send(Order::End(Dying::new(child, Instant::now(), None)));
-        }
+        self.kill();
     }
 }
 

@@ -118,7 +118,7 @@ fn what_is_published_at_once_is_counted_too(broker: &Broker) {
     let flood = r#"
 -- @permissions mqtt.publish:out/#
 -- @commands ping
-jarvis.timer.every(0.05, function()
+jarvis.timer.every(0.1, function()
   for i = 1, 50 do jarvis.mqtt.publish("out/x", "x", { now = true }) end
 end)
 function on_command(cmd) return { response = "pong" } end
