@@ -275,37 +275,52 @@ impl Link {
             }
             .into());
         };
-        if self.owed {
-            return Err("it went on while it waited for an answer".into());
-        }
+        // What has no place at all comes first, as that says most.
+        let misplaced = match &frame {
+            FromWorker::Lacks(_) => Some("it spoke of its lock-down after its plugin had begun"),
+            FromWorker::Loaded(_) if running.number != LOAD => Some("it said twice that it was loaded"),
+            FromWorker::Done(done) if running.number != done.call => {
+                Some("it answered a call that was not its oldest")
+            }
+            FromWorker::Request(request) if running.number != request.call => {
+                Some("it asked for something on behalf of a call that does not run")
+            }
+            FromWorker::Loaded(_) | FromWorker::Done(_) | FromWorker::Request(_) | FromWorker::Log(_) => None,
+        };
         let writer = &self.process.writer;
-        if !writer.has_written(running.place) || !writer.has_written(self.answered) {
-            return Err("it went on before it had read what it was told".into());
+        let has_read = writer.has_written(running.place) && writer.has_written(self.answered);
+        let too_soon = match (self.owed, has_read) {
+            (true, _) => Some("it went on while it waited for an answer"),
+            (false, false) => Some("it went on before it had read what it was told"),
+            (false, true) => None,
+        };
+        if let Some(reason) = misplaced.or(too_soon) {
+            return Err(reason.into());
         }
+        self.take(frame)
+    }
+
+    /// Takes what has its place.
+    fn take(&mut self, frame: FromWorker) -> Result<Event, String> {
         match frame {
-            FromWorker::Lacks(_) => Err("it spoke of its lock-down after its plugin had begun".into()),
+            FromWorker::Lacks(_) => Err("it spoke of its lock-down".into()),
             FromWorker::Log(line) => {
                 self.lines.take(&line, &self.limits)?;
                 Ok(Event::Log(line))
             }
-            FromWorker::Request(request) if running.number == request.call => {
+            FromWorker::Request(request) => {
                 self.asked.count(&request.operation, &self.limits)?;
                 self.owed = true;
                 Ok(Event::Request(request))
             }
-            FromWorker::Loaded(loaded) if running.number == LOAD => {
+            FromWorker::Loaded(loaded) => {
                 self.has_answered();
                 Ok(Event::Loaded(loaded))
             }
-            FromWorker::Done(done) if running.number == done.call => {
+            FromWorker::Done(done) => {
                 self.has_answered();
                 Ok(Event::Done(done))
             }
-            FromWorker::Request(_) => {
-                Err("it asked for something on behalf of a call that does not run".into())
-            }
-            FromWorker::Loaded(_) => Err("it said twice that it was loaded".into()),
-            FromWorker::Done(_) => Err("it answered a call that was not its oldest".into()),
         }
     }
 

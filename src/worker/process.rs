@@ -255,7 +255,9 @@ impl Process {
             let _ = self.spawner.orders.send(Order::End(Dying::new(child, kill_at, Some(reply))));
             self.deathbed = Some(Deathbed { dead, words, until: kill_at + DEATHBED });
         }
-        let Some(Deathbed { dead, words, until }) = &mut self.deathbed else { return Some(Ending::unknown()) };
+        let Some(Deathbed { dead, words, until }) = &mut self.deathbed else {
+            return Some(Ending::unknown());
+        };
         // One that is killed and stuck in the kernel is not waited for; it is reaped when it ends.
         let Ok(Ok(Dead { status, killed })) = tokio::time::timeout_at((*until).into(), dead).await else {
             return None;
