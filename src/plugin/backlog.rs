@@ -6,9 +6,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// The most that may be on its way. A hundred messages, as many as are in flight at once, may each cause one event
-/// of the largest size.
-const MOST: usize = 32 << 20;
+/// The most that may be on its way: as much as the messages may take that cause it and wait with it, so that a backlog
+/// of ten thousand of them drains.
+const MOST: usize = 64 << 20;
 /// What one event or text takes besides its bytes: itself, its cause, its place in a queue.
 const OVERHEAD: usize = 512;
 
@@ -62,8 +62,8 @@ mod tests {
         let backlog = Backlog::default();
         let held: Vec<_> = (0..100).map(|_| backlog.hold(256 << 10)).collect();
         assert_eq!(backlog.check(1, 256 << 10), Ok(()), "the backlog of a hundred messages passes");
-        assert!(backlog.check(1, MOST).unwrap_err().contains("take 25 MiB already, at most 32 MiB"));
-        assert!(backlog.check(100_000, 0).is_err(), "many small ones are much");
+        assert!(backlog.check(1, MOST).unwrap_err().contains("take 25 MiB already, at most 64 MiB"));
+        assert!(backlog.check(200_000, 0).is_err(), "many small ones are much");
         assert_eq!(backlog.check(0, 0), Ok(()), "what puts out nothing is never refused");
         drop(held);
         assert_eq!(backlog.check(1, MOST - 512), Ok(()));

@@ -74,8 +74,8 @@ impl Mailbox {
         }
     }
 
-    /// For what a message at QoS 1 waits for: it is taken also where there is no room. The receive maximum bounds the
-    /// messages, and the emitter's backlog what they may cause: it, not this plugin, is refused.
+    /// For what a message at QoS 1 waits for: it is taken also where there is no room. What is in flight and
+    /// parked bounds the messages, and the emitter's backlog what they may cause: it, not this plugin, is refused.
     pub(super) fn press(&self, mail: Mail) -> Result<(), Returned> {
         let place = self.place(&mail);
         self.send(mail, place)

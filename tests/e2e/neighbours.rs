@@ -141,7 +141,7 @@ end
 jarvis.events.on('big', function() jarvis.sleep(2) end)
 function on_command() return { response = 'pong' } end\n";
     let jarvis = Bridge::start(broker, &[("emitter", emitter), ("listener", listener)]);
-    for _ in 0..16 {
+    for _ in 0..32 {
         jarvis.publish("jarvis/command/request/burst", "");
     }
     let refused = json!({ "code": "rate_limited", "error": "~events that nobody has heard yet take " });
