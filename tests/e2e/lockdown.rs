@@ -15,7 +15,11 @@ use serde_json::{Value, json};
 
 use crate::harness::{Bridge, Broker, Setup, on_each_broker, workers_of};
 
-on_each_broker!(a_running_worker_is_locked_down, the_cap_follows_the_plugins_memory);
+on_each_broker!(
+    a_running_worker_is_locked_down,
+    the_cap_follows_the_plugins_memory,
+    a_worker_that_meets_its_cap_is_out_of_memory_and_nobody_else,
+);
 
 /// What a worker finds out about its walls.
 struct Probe(Value);
@@ -172,6 +176,32 @@ fn the_cap_follows_the_plugins_memory(broker: &Broker) {
     let limits = of(workers_of(&jarvis)[0], "limits");
     let cap: u64 = 2 * 64_000_000 + (32 << 20);
     assert_eq!(field(&limits, "Max data size")[0], cap.to_string());
+}
+
+/// No plugin gets there by itself, which is what the cap is for; so it is lowered under a running one.
+fn a_worker_that_meets_its_cap_is_out_of_memory_and_nobody_else(broker: &Broker) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let code = r#"
+function on_command(cmd)
+    if not cmd.name:starts_with(jarvis.plugin.id) then return end
+    local kept = {}
+    for i = 1, 8 do kept[i] = string.rep(tostring(i), 1024 * 1024) end
+    return { kept = #kept }
+end
+"#;
+    let jarvis = Bridge::start(broker, &[("one", code)]);
+    let [first] = workers_of(&jarvis)[..] else { panic!("one worker for one plugin") };
+    jarvis.write_plugin("two", code);
+    jarvis.log.expect("plugin loaded plugin=two");
+    let small = Rlimit { current: Some(2 << 20), maximum: Some(2 << 20) };
+    prlimit(Pid::from_raw(first.cast_signed()), Resource::Data, small).unwrap();
+    jarvis.check(
+        "command/request",
+        "one",
+        json!({ "status": "error", "error": "~plugin `one`: on_command " }),
+    );
+    assert_eq!(jarvis.run("two", json!({})), json!({ "kept": 8 }), "another worker is not concerned");
+    assert_eq!(jarvis.run("one", json!({})), json!({ "kept": 8 }), "a fresh worker has the whole cap");
 }
 
 /// Where the stack that a process gets is small, the plugin runs in a thread: all of it must hold there too.
