@@ -151,6 +151,7 @@ fn a_running_worker_is_locked_down(broker: &Broker) {
     let limits = of(worker, "limits");
     for (name, most) in [
         ("Max data size", "67108864"),
+        ("Max stack size", "8388608"),
         ("Max core file size", "0"),
         ("Max file size", "0"),
         ("Max open files", "0"),
