@@ -101,10 +101,26 @@ fn without_the_lock_down_all_of_it_can_be_done() {
     assert!(probe.0["memory"].as_u64().unwrap() > 200, "{:#}", probe.0);
 }
 
+/// The version that the kernel offers, asked for without our own code.
+fn landlock_of_the_kernel() -> u64 {
+    use landlock::{ABI, Access, AccessFs, LandlockStatus, Ruleset, RulesetAttr};
+    // It restricts the thread that asks, and no other.
+    let ask = || {
+        let ruleset =
+            Ruleset::default().handle_access(AccessFs::from_all(ABI::V1)).unwrap().create().unwrap();
+        match ruleset.restrict_self().unwrap().landlock {
+            LandlockStatus::Available { effective_abi, .. } => effective_abi.to_string().parse().unwrap(),
+            _ => 0,
+        }
+    };
+    std::thread::spawn(ask).join().unwrap()
+}
+
 /// Two walls, one behind the other: this is the second one by itself.
 #[test]
 fn landlock_alone_refuses_files_network_and_other_processes() {
     let probe = Probe::new("first");
+    assert_eq!(probe.landlock(), landlock_of_the_kernel());
     for (what, version) in ATTEMPTS {
         if version.is_some_and(|version| version <= probe.landlock()) {
             probe.check(what, "refused");
