@@ -15,10 +15,11 @@ use crate::{
     bridge::{self, Desk, Router},
     config::{self, Config},
     effects::{Bus, Effects, HttpClient, bus::REQUESTS, http},
-    model::Filter,
+    model::{Filter, lockdown::Probe},
     mqtt::{self, Inbox, Outbox, RetainHandling, Session, Subscription},
     plugin::{PluginManager, Settings},
     store::Store,
+    worker::{ProbeError, Spawner, Walls},
 };
 
 /// The state's file in the data directory.
@@ -206,6 +207,14 @@ async fn plugin_manager(
         None => builder,
     };
     Ok(builder.build().await?)
+}
+
+/// Lets a worker lock itself down as for a plugin, try its walls from inside and say what came of it.
+///
+/// # Errors
+/// When it could not look.
+pub async fn probe_worker(worker: Option<PathBuf>) -> Result<Probe, ProbeError> {
+    Spawner::start(worker)?.probe(Walls::All).await
 }
 
 fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {

@@ -4,6 +4,7 @@
 mod call;
 mod config;
 mod demo;
+mod doctor;
 mod health;
 mod output;
 mod plugin;
@@ -70,6 +71,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at the broker, the lock-down of plugins and the directories, and say what to do.
+    Doctor(doctor::Arguments),
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -104,7 +107,7 @@ pub fn main() -> ExitCode {
     let level = match (&cli.command, &cli.settings.log_level) {
         // Between a question and its answer only the plugins' own lines and trouble are wanted.
         (Command::Call(_) | Command::Demo, None) => "warn,plugin=info",
-        (Command::Plugin { .. } | Command::Health { .. }, None) => "warn",
+        (Command::Plugin { .. } | Command::Health { .. } | Command::Doctor(_), None) => "warn",
         _ => &config.log.level,
     };
     // Fails only where logging is set up already or the level is none, which the configuration has checked.
@@ -133,6 +136,7 @@ async fn dispatch(command: Command, config: &Config) -> Ended {
         Command::Demo => demo::demo(config).await,
         Command::Call(arguments) => call::call(config, &arguments).await,
         Command::Plugin { command } => plugin::plugin(config, &command).await,
+        Command::Doctor(arguments) => doctor::doctor(config, &arguments).await,
         Command::Health { json } => health::health(config, json).await,
         Command::Config { command: ConfigCommand::Show { json } } => {
             let format = if json { config::Format::Json } else { config::Format::Toml };

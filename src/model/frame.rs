@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     failure::Failure,
     limits::Limits,
+    lockdown::Piece,
     message::{EventInfo, MqttMessage, Payload},
     permission::Permission,
     topic::{Filter, Topic},
@@ -46,6 +47,8 @@ pub enum ToWorker {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromWorker {
+    /// What of the lock-down does not hold here; at most one, before anything of the plugin has run.
+    Lacks(Vec<Piece>),
     /// The source ran to its end, or failed.
     Loaded(Loaded),
     /// The running call wants something from the world and waits for `ToWorker::Answer`.

@@ -5,6 +5,7 @@ pub mod failure;
 pub mod frame;
 pub mod id;
 pub mod limits;
+pub mod lockdown;
 pub mod message;
 pub mod permission;
 pub mod rights;

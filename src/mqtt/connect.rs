@@ -90,7 +90,7 @@ impl Config {
         options
     }
 
-    fn options(&self, client_id: String, session_expiry: Duration) -> MqttOptions {
+    pub(super) fn options(&self, client_id: String, session_expiry: Duration) -> MqttOptions {
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());

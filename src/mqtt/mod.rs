@@ -15,6 +15,7 @@ mod address;
 mod backoff;
 #[cfg(feature = "embedded-broker")]
 pub mod broker;
+pub mod checkup;
 pub mod client;
 mod connect;
 mod flight;

@@ -14,27 +14,33 @@ use std::{
 
 use serde_json::value::RawValue;
 
-use super::frames::{FrameError, decode, encode};
+use super::{
+    frames::{FrameError, decode, encode},
+    lockdown::{LockError, Lockdown},
+};
 use crate::{
     lua::{Link, Vm},
     model::{
         ErrorCode, Failure,
         frame::{FromWorker, Load, Loaded, LogLine, Refusal, Request, ToWorker},
+        lockdown::Piece,
     },
 };
 
 /// What Lua's deepest nesting of calls may take: 200 levels, each through a function of ours.
-const STACK: usize = 8 * 1024 * 1024;
+pub(super) const STACK: usize = 8 * 1024 * 1024;
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
 
 /// Why a worker ended before its pipe did.
 #[derive(Debug, thiserror::Error)]
-enum ChildError {
+pub(super) enum ChildError {
     #[error("the pipe to the bridge broke: {0}")]
     Pipe(#[from] io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error("the bridge sent {0}, which has no place here")]
     Unexpected(&'static str),
     #[error("the pipe ended within a frame")]
@@ -43,12 +49,13 @@ enum ChildError {
     Gone,
 }
 
-/// Runs a worker on standard input and output until its input ends.
+/// Runs a worker on standard input and output until its input ends; `bridge` is the id of the process that
+/// started it.
 ///
 /// Gives the process's exit code; a reason to end early is a line on standard error.
 #[must_use]
-pub fn run() -> i32 {
-    match settle().and_then(|()| with_stack(serve_stdio)) {
+pub fn run(bridge: u32) -> i32 {
+    match settle().and_then(|()| serve_stdio(bridge)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("worker: {error}");
@@ -57,21 +64,16 @@ pub fn run() -> i32 {
     }
 }
 
-/// A name, and an end: a plugin that does not end must not outlive its bridge. Only Linux can do this; elsewhere the end of the
-/// input must serve.
-fn settle() -> Result<(), ChildError> {
-    // Else `ps` shows the link that it was started by.
+/// A name. Else `ps` shows the link that it was started by.
+pub(super) fn settle() -> Result<(), ChildError> {
     #[cfg(target_os = "linux")]
     rustix::thread::set_name(c"jarvis-worker").map_err(io::Error::from)?;
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(io::Error::from)?;
     Ok(())
 }
 
 /// Runs in this thread where its stack is large enough, so that the process has one thread and its CPU time is
 /// the VM's; else in a thread with such a stack.
-fn with_stack(work: fn() -> Result<(), ChildError>) -> Result<(), ChildError> {
+fn with_stack(work: impl FnOnce() -> Result<(), ChildError> + Send + 'static) -> Result<(), ChildError> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
     if limit.is_none_or(|bytes| bytes >= STACK as u64) {
         return work();
@@ -80,20 +82,33 @@ fn with_stack(work: fn() -> Result<(), ChildError>) -> Result<(), ChildError> {
     thread.join().unwrap_or(Err(ChildError::Unexpected("what made the plugin's thread panic")))
 }
 
-fn serve_stdio() -> Result<(), ChildError> {
-    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    serve(input, output)
+/// What is taken first is taken while there is one thread, and the plugin's inherits it.
+fn serve_stdio(bridge: u32) -> Result<(), ChildError> {
+    let lockdown = Lockdown::begin(bridge)?;
+    with_stack(move || {
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        serve(input, output, |heap| lockdown.finish(heap))
+    })
 }
 
-/// Loads the plugin of the first frame and answers calls until the input ends.
-fn serve(input: impl Read + 'static, output: impl Write + 'static) -> Result<(), ChildError> {
+/// Loads the plugin of the first frame and answers calls until the input ends. `lock` takes the rest of the
+/// system away for a Lua heap of that many bytes, before anything of the plugin is looked at.
+fn serve(
+    input: impl Read + 'static,
+    output: impl Write + 'static,
+    lock: impl FnOnce(usize) -> Result<Vec<Piece>, LockError>,
+) -> Result<(), ChildError> {
     let pipe = Rc::new(Pipe(RefCell::new(Ends::new(Box::new(input), Box::new(output)))));
     let load = match pipe.next()? {
         None => return Ok(()),
         Some(ToWorker::Load(load)) => load,
         Some(other) => return Err(unexpected(&other)),
     };
+    let lacks = lock(load.limits.memory)?;
+    if !lacks.is_empty() {
+        pipe.send(&FromWorker::Lacks(lacks))?;
+    }
     let Some(vm) = load_plugin(*load, &pipe)? else { return Ok(()) };
     while let Some(frame) = pipe.next()? {
         match frame {
@@ -272,8 +287,10 @@ mod tests {
         fn start(source: &str) -> Self {
             let (input, to) = pipe().unwrap();
             let (from, output) = pipe().unwrap();
-            let worker =
-                std::thread::Builder::new().stack_size(8 << 20).spawn(move || serve(input, output)).unwrap();
+            let worker = std::thread::Builder::new()
+                .stack_size(8 << 20)
+                .spawn(move || serve(input, output, |_| Ok(Vec::new())))
+                .unwrap();
             let mut bridge = Self { to: Some(to), from, read: Vec::new(), worker };
             bridge.send(&load(source));
             bridge

@@ -14,6 +14,7 @@ use super::{
 use crate::model::{
     Limits,
     frame::{Answer, Call, Done, FromWorker, Load, Loaded, LogLine, Request, Snapshot, ToWorker},
+    lockdown::Piece,
 };
 
 /// Calls written ahead of their answers at most, so that a busy worker need not wait for its next one.
@@ -58,6 +59,8 @@ pub struct Link {
     unanswered: VecDeque<u64>,
     last_call: u64,
     owed: Option<u64>,
+    /// Whether it has said nothing yet, so that no code of the plugin can have run.
+    unheard: bool,
     clock: Clock,
     ticker: Interval,
 }
@@ -81,7 +84,8 @@ impl Link {
         let mut ticker = interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let unanswered = VecDeque::from([LOAD]);
-        Ok(Self { process, limits, unanswered, last_call: LOAD, owed: None, clock: Clock::default(), ticker })
+        let clock = Clock::default();
+        Ok(Self { process, limits, unanswered, last_call: LOAD, owed: None, unheard: true, clock, ticker })
     }
 
     /// Whether another call may be written now.
@@ -134,6 +138,7 @@ impl Link {
             tokio::select! {
                 biased;
                 frame = self.process.reader.next() => match frame {
+                    Ok(FromWorker::Lacks(lacks)) if self.unheard => self.warn(&lacks),
                     Ok(frame) => match self.expected(frame) {
                         Ok(event) => return Ok(event),
                         Err(reason) => return Err(self.end(reason).await),
@@ -160,6 +165,23 @@ impl Link {
         Death::Garbage(reason)
     }
 
+    /// Says once in a run which pieces of the lock-down do not hold on this system.
+    fn warn(&mut self, lacks: &[Piece]) {
+        self.unheard = false;
+        if !self.process.warns_first() {
+            return;
+        }
+        let missing: Vec<String> = lacks
+            .iter()
+            .take(Piece::ALL.len())
+            .map(|piece| format!("{} ({})", piece.name(), piece.needs()))
+            .collect();
+        tracing::warn!(
+            missing = missing.join("; "),
+            "plugins run with less lock-down than they could: `jarvis-bridge doctor` says what to do"
+        );
+    }
+
     fn overrun(&mut self) -> Option<Overrun> {
         let oldest = *self.unanswered.front()?;
         self.clock.tick(oldest, self.owed.is_some(), self.process.id(), &self.limits)
@@ -167,8 +189,10 @@ impl Link {
 
     /// Takes only what was asked for: answers in the order of the calls, requests from the running one.
     fn expected(&mut self, frame: FromWorker) -> Result<Event, String> {
+        self.unheard = false;
         let running = self.unanswered.front().copied();
         match frame {
+            FromWorker::Lacks(_) => Err("it spoke of its lock-down after its plugin had begun".into()),
             FromWorker::Log(line) => Ok(Event::Log(line)),
             FromWorker::Request(request) if running == Some(request.call) && self.owed.is_none() => {
                 self.owed = Some(request.number);

@@ -3,17 +3,22 @@
 
 pub mod child;
 mod clock;
+mod examine;
 pub mod frames;
 mod link;
+mod lockdown;
+mod probe;
 mod process;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use clock::Overrun;
+pub use examine::ProbeError;
 pub use link::{Death, Event, Link};
+pub use probe::Walls;
 pub use process::Spawner;
 
-/// The first argument of a process that is a worker.
+/// The first argument of a process that is a worker; the id of the process that starts it follows.
 const WORKER_ARGUMENT: &str = "--serve-one-plugin";
 
 /// Whether this executable can be its own worker. A fact about the process, so a static.
@@ -22,8 +27,16 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 /// The first line of an embedder's `main`. In a worker process it serves its plugin and never returns; in
 /// any other it notes that this executable can be started as a worker.
 pub fn enter() {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == WORKER_ARGUMENT) {
-        std::process::exit(child::run());
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|argument| argument == WORKER_ARGUMENT) {
+        // Those that follow are our own.
+        let arguments: Vec<String> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
+        let mut arguments = arguments.iter().map(String::as_str);
+        let bridge = arguments.next().and_then(|id| id.parse().ok()).unwrap_or(0);
+        std::process::exit(match arguments.next() {
+            None => child::run(bridge),
+            Some(walls) => probe::run(bridge, walls, arguments.next()),
+        });
     }
     ENTERED.store(true, Ordering::Relaxed);
 }

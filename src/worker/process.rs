@@ -5,7 +5,11 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc as std_mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
     time::Duration,
 };
 
@@ -31,11 +35,14 @@ const KEPT_BUFFER: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct Spawner {
     orders: std_mpsc::Sender<Order>,
+    /// Whether it was said what of the lock-down does not hold: true of all workers, so said once.
+    warned: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 enum Order {
-    Spawn(oneshot::Sender<io::Result<Child>>),
+    /// With these arguments after those of every worker.
+    Spawn(Vec<String>, oneshot::Sender<io::Result<Child>>),
     Reap(Child, oneshot::Sender<ExitStatus>),
 }
 
@@ -57,14 +64,22 @@ impl Spawner {
             .name("spawner".into())
             .stack_size(256 * 1024)
             .spawn(move || serve(&executable, &queue))?;
-        Ok(Self { orders })
+        Ok(Self { orders, warned: Arc::default() })
     }
 
     pub(super) async fn spawn(&self) -> io::Result<Process> {
+        self.spawn_with(Vec::new()).await
+    }
+
+    pub(super) async fn spawn_with(&self, arguments: Vec<String>) -> io::Result<Process> {
         let (reply, child) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts workers has ended");
-        self.orders.send(Order::Spawn(reply)).map_err(|_| gone())?;
+        self.orders.send(Order::Spawn(arguments, reply)).map_err(|_| gone())?;
         Process::over(child.await.map_err(|_| gone())??, self.clone())
+    }
+
+    fn warns_first(&self) -> bool {
+        !self.warned.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -77,9 +92,9 @@ fn serve(executable: &PathBuf, queue: &std_mpsc::Receiver<Order>) {
             false => queue.recv_timeout(Duration::from_millis(2)),
         };
         match order {
-            Ok(Order::Spawn(reply)) => {
+            Ok(Order::Spawn(arguments, reply)) => {
                 // Whoever asked and went away gets no worker: the child is dropped and reaped.
-                if let Err(Ok(child)) = reply.send(start(executable)) {
+                if let Err(Ok(child)) = reply.send(start(executable, &arguments)) {
                     dying.push((kill(child), None));
                 }
             }
@@ -104,13 +119,16 @@ fn kill(mut child: Child) -> Child {
     child
 }
 
-fn start(executable: &PathBuf) -> io::Result<Child> {
+fn start(executable: &PathBuf, arguments: &[String]) -> io::Result<Child> {
     Command::new(executable)
         .arg0("jarvis-worker")
         .arg(WORKER_ARGUMENT)
+        .arg(std::process::id().to_string())
+        .args(arguments)
         .env_clear()
         .current_dir("/")
-        // Ctrl-C in a terminal goes to the whole process group; workers must live for their `on_shutdown`.
+        // Ctrl-C in a terminal goes to the whole process group; workers must live for their `on_shutdown`. The
+        // session stays the bridge's: see the lock-down's `NICE`.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -144,6 +162,11 @@ impl Process {
 
     pub(super) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Whether nobody has warned of the lock-down yet in this run.
+    pub(super) fn warns_first(&self) -> bool {
+        self.spawner.warns_first()
     }
 
     /// Kills it where it still lives, and says in a few words how it ended.
@@ -203,6 +226,13 @@ pub(super) enum ReadError {
 }
 
 impl Reader {
+    /// All that comes until its end; for what speaks no frames.
+    pub(super) async fn rest(&mut self, most: u64) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        (&mut self.pipe).take(most).read_to_end(&mut text).await?;
+        Ok(text)
+    }
+
     /// The next frame. Cancel-safe: bytes that were read stay in the buffer.
     pub(super) async fn next(&mut self) -> Result<FromWorker, ReadError> {
         loop {

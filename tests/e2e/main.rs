@@ -14,6 +14,7 @@ mod chat;
 mod cli;
 mod clients;
 mod docker_acl;
+mod doctor;
 mod envelope;
 mod events;
 mod harness;
@@ -21,6 +22,8 @@ mod http;
 mod jarvis;
 mod kept;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod lockdown;
 mod neighbours;
 mod parking;
 mod reload;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker};
+use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker, workers_of};
 
 on_each_broker!(
     what_is_absent,
@@ -108,16 +108,6 @@ fn a_worker_has_no_files_and_no_environment_of_ours(broker: &Broker) {
         .collect();
     open.retain(|target| !target.starts_with("pipe:") && target != "/dev/null");
     assert!(open.is_empty(), "{open:?}");
-}
-
-/// The ids of a bridge's worker processes.
-fn workers_of(jarvis: &Bridge) -> Vec<u32> {
-    let id = jarvis.process_id();
-    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
-    let children =
-        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
-    let children: Vec<String> = children.collect();
-    children.iter().flat_map(|text| text.split_whitespace()).map(|id| id.parse().unwrap()).collect()
 }
 
 /// Does everything that can be done, then ends as it is told.

@@ -263,3 +263,13 @@ impl Deref for Bridge {
         &self.client
     }
 }
+
+/// The ids of a bridge's worker processes.
+pub(crate) fn workers_of(jarvis: &Bridge) -> Vec<u32> {
+    let id = jarvis.process_id();
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let children =
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let children: Vec<String> = children.collect();
+    children.iter().flat_map(|text| text.split_whitespace()).map(|id| id.parse().unwrap()).collect()
+}

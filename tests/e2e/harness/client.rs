@@ -275,6 +275,11 @@ impl Client {
         std::iter::from_fn(|| self.next_within(patience, topic)).collect()
     }
 
+    /// Everything that came so far and nobody has taken yet.
+    pub(crate) fn all_waiting(&self) -> Vec<Message> {
+        std::iter::from_fn(|| self.inbox.find(Duration::ZERO, |_| true)).collect()
+    }
+
     /// Waits until all is out that was on its way: the bridge answers in the order it publishes.
     #[track_caller]
     pub(crate) fn settle(&self) {

@@ -1,0 +1,117 @@
+//! `doctor`: what it finds, on brokers and systems that lack something, and how it ends.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bridge, Broker, Client, Mosquitto, Setup, free_port, on_each_broker};
+
+on_each_broker!(where_all_is_well_nothing_is_to_be_done, a_running_bridge_is_in_nobodys_way);
+
+/// The report and the exit code.
+fn doctor(output: &Output) -> (Value, Option<i32>) {
+    let report = serde_json::from_slice(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    (report.unwrap_or_else(|_| panic!("{error}")), output.status.code())
+}
+
+/// The checks of one kind.
+fn checks<'report>(report: &'report Value, name: &str) -> Vec<&'report Value> {
+    let checks = report["checks"].as_array().unwrap().iter();
+    let found: Vec<&Value> = checks.filter(|check| check["check"] == name).collect();
+    assert!(!found.is_empty(), "no check of `{name}`: {report:#}");
+    found
+}
+
+#[track_caller]
+fn expect(report: &Value, name: &str, status: &str, text: &str) {
+    let check = checks(report, name)[0];
+    assert_eq!(check["status"], status, "{check:#}");
+    let said = format!("{} {}", check["message"], check["do"]);
+    assert!(said.contains(text), "`{text}` is not in {check:#}");
+}
+
+fn where_all_is_well_nothing_is_to_be_done(broker: &Broker) {
+    let setup = Setup::new(broker).plugin("any", "function on_command() return {} end");
+    let (report, code) = doctor(&setup.call(&["doctor", "--json"]));
+    assert_eq!(code, Some(0), "{report:#}");
+    expect(&report, "broker", "ok", "speaks MQTT 5");
+    expect(&report, "broker limits", "ok", "retained messages yes");
+    expect(&report, "one connection", "ok", " ms ");
+    expect(&report, "queue", "ok", "at least 1100");
+    expect(&report, "plugins", "ok", "1 `.lua` files");
+    expect(&report, "data", "ok", "will be made");
+    assert!(!setup.path().join("data").exists(), "it only looks");
+    assert_eq!(checks(&report, "lock-down").len(), 9);
+    let text = setup.call(&["doctor"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.lines().any(|line| line.starts_with("ok    broker ")), "{text}");
+}
+
+/// What it publishes stays below a topic of its own, and nothing of it stays.
+fn a_running_bridge_is_in_nobodys_way(broker: &Broker) {
+    let jarvis = Bridge::start(broker, &[("any", "function on_command() return { fine = true } end")]);
+    let (report, code) = doctor(&jarvis.call(&["doctor", "--json"]));
+    assert_eq!(code, Some(0), "{report:#}");
+    expect(&report, "queue", "ok", "at least 1100");
+    expect(&report, "data", "ok", "can be written to");
+    assert_eq!(jarvis.run("x", json!({})), json!({ "fine": true }));
+    let heard = jarvis.all_waiting();
+    let strange = heard.iter().find(|message| !message.topic.starts_with("jarvis/"));
+    assert!(strange.is_none(), "{strange:?}");
+    assert!(heard.iter().any(|message| message.topic.starts_with("jarvis/doctor/")));
+    let late = Client::v5(jarvis.port);
+    late.settle();
+    let kept = late.all_waiting().into_iter().find(|message| message.topic.contains("doctor"));
+    assert!(kept.is_none(), "{kept:?}");
+}
+
+#[test]
+fn a_stock_mosquitto_stalls_and_forgets() {
+    let start = || Mosquitto::start_with(free_port(), |_| "allow_anonymous true\n".into());
+    let Some(mosquitto) = Broker::mosquitto().and_then(|_| start()) else { return };
+    let (report, code) = doctor(&Setup::beside(&mosquitto).call(&["doctor", "--json"]));
+    assert_eq!((code, &report["status"]), (Some(0), &json!("warn")), "{report:#}");
+    expect(&report, "broker", "ok", "mosquitto version");
+    expect(&report, "one connection", "warn", "set_tcp_nodelay true");
+    expect(&report, "queue", "warn", "max_queued_messages");
+}
+
+#[test]
+fn what_stops_a_bridge_is_a_failure() {
+    let nobody = format!("mqtt://127.0.0.1:{}", free_port());
+    let setup = Setup::new(&Broker::Embedded).set("MQTT__URL", &nobody);
+    std::fs::write(setup.path().join("data"), "in the way").unwrap();
+    let (report, code) = doctor(&setup.call(&["doctor", "--json"]));
+    assert_eq!((code, &report["status"]), (Some(1), &json!("fail")), "{report:#}");
+    expect(&report, "broker", "fail", "nothing listens");
+    expect(&report, "data", "fail", "--data-dir");
+    // The rest is looked at all the same.
+    expect(&report, "walls", "ok", "18");
+}
+
+#[test]
+fn a_directory_without_plugins_is_a_warning() {
+    let setup = Setup::new(&Broker::Embedded);
+    std::fs::remove_dir(setup.plugins()).unwrap();
+    let (report, code) = doctor(&setup.call(&["doctor", "--json"]));
+    assert_eq!(code, Some(0), "{report:#}");
+    expect(&report, "plugins", "warn", "does not exist");
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+#[test]
+fn a_system_without_landlock_is_a_warning() {
+    use crate::lockdown::without::{LANDLOCK, in_a_world_without};
+    in_a_world_without(&LANDLOCK, || {
+        let (report, code) = doctor(&Setup::new(&Broker::Embedded).call(&["doctor", "--json"]));
+        assert_eq!((code, &report["status"]), (Some(0), &json!("warn")), "{report:#}");
+        expect(&report, "kernel", "ok", "no Landlock");
+        let lacking: Vec<&Value> = checks(&report, "lock-down");
+        let lacking = lacking.iter().filter(|check| check["status"] == "warn");
+        assert_eq!(lacking.clone().count(), 3, "{report:#}");
+        assert!(lacking.clone().all(|check| check["do"].as_str().unwrap().contains("Landlock")));
+        expect(&report, "walls", "ok", "18");
+    });
+}
