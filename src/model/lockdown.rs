@@ -77,7 +77,9 @@ impl Piece {
     pub fn needs(self) -> &'static str {
         match self {
             Self::NoNewPrivileges | Self::ParentDeath => "needs Linux",
-            Self::Files => "needs Linux 5.13 with Landlock enabled (lsm=landlock,… at boot)",
+            Self::Files => {
+                "needs Linux 5.13 with Landlock enabled (`lsm=landlock,…` at boot); in Docker 23 or newer"
+            }
             Self::Network => "needs Linux 6.7 with Landlock enabled",
             Self::Scopes => "needs Linux 6.12 with Landlock enabled",
             Self::SystemCalls => {

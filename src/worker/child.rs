@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What Lua's deepest nesting of calls may take: 200 levels, each through a function of ours.
-const STACK: usize = 8 * 1024 * 1024;
+pub(super) const STACK: usize = 8 * 1024 * 1024;
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
 

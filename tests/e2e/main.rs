@@ -26,6 +26,7 @@ mod lifecycle;
 #[cfg(target_os = "linux")]
 mod lockdown;
 mod neighbours;
+mod parking;
 mod pipe;
 mod reload;
 mod replies;

@@ -32,6 +32,9 @@ const FENCED: &[(&str, &str)] = &[
     ("rusqlite", "src/store/"),
     ("clap", "src/cli/"),
     ("reqwest", "src/effects/http/"),
+    ("landlock", "src/worker/lockdown/"),
+    ("seccompiler", "src/worker/lockdown/"),
+    ("nix", "src/worker/"),
 ];
 
 #[test]

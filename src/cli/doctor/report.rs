@@ -87,3 +87,30 @@ impl Report {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Report, Status};
+
+    #[test]
+    fn a_line_for_each_check_and_an_arrow_for_what_to_do() {
+        let mut report = Report::default();
+        report.ok("broker", "is there");
+        assert_eq!((report.worst(), report.is_failure()), (Status::Ok, false));
+        report.warn("q", "is short", "make it longer");
+        assert_eq!(
+            report.text(),
+            "ok    broker  is there\nwarn  q       is short\n              -> make it longer\n\n\
+             it works, and would be better with what the arrows say\n"
+        );
+        report.fail("data", "is full", "empty it");
+        report.ok("last", "is well");
+        assert_eq!((report.worst(), report.is_failure()), (Status::Fail, true));
+        let checks = &report.json()["checks"];
+        assert_eq!(checks[0], json!({ "check": "broker", "status": "ok", "message": "is there" }));
+        let full = json!({ "check": "data", "status": "fail", "message": "is full", "do": "empty it" });
+        assert_eq!(checks[2], full);
+    }
+}

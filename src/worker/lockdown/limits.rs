@@ -10,6 +10,9 @@ const BESIDE: u64 = 32 << 20;
 /// Address space that costs nothing: code, the C library's reserve for a second thread, untouched stacks.
 const UNTOUCHED: u64 = 512 << 20;
 
+/// What a plugin's stack gets; a worker with less makes a thread for it.
+const STACK: u64 = crate::worker::child::STACK as u64;
+
 /// Sets every limit for good; a Lua heap of `heap` bytes fits twice, since a value and its JSON are both
 /// there for a moment.
 pub(super) fn set(heap: usize) -> Result<(), LockError> {
@@ -17,6 +20,8 @@ pub(super) fn set(heap: usize) -> Result<(), LockError> {
     for (resource, most) in [
         // All that is private and can be written (Linux 4.7): what a process really takes of memory.
         (Resource::Data, data),
+        // The stack of a process's first thread is not among it and grows by itself.
+        (Resource::Stack, STACK),
         (Resource::Core, 0),
         // A file that grows gets a signal; a worker has pipes, which do not count.
         (Resource::Fsize, 0),
