@@ -15,7 +15,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::{
     allowance::Allowance,
     blueprint::Blueprint,
-    breaker::{Breaker, Strikes, Verdict, is_breaking},
+    breaker::{Breaker, Phase, Strikes, Verdict, is_breaking},
+    checkup::{Checkup, is_answer},
     context::Context,
     ears::Ears,
     job::{Aim, Flight, Job},
@@ -69,6 +70,7 @@ pub(super) struct Actor {
     pub(super) attempts: u32,
     pub(super) breaker: Breaker,
     pub(super) strikes: Strikes,
+    pub(super) checkup: Checkup,
     pub(super) queue: VecDeque<Job>,
     pub(super) flights: VecDeque<Flight>,
     pub(super) ears: Ears,
@@ -89,6 +91,7 @@ enum Turn {
     Died(Death),
     Mail(Mail),
     Timers,
+    CheckUp,
     Undone,
     Room,
     Closed,
@@ -106,6 +109,7 @@ impl Actor {
     ) {
         let undone = Arc::new(Notify::new());
         let breaker = context.settings.breaker;
+        let checkup = Checkup::new(context.settings.health_interval);
         let performer = perform::start(shared.id().clone(), context.clone(), undone.clone());
         let mut actor = Self {
             context,
@@ -121,6 +125,7 @@ impl Actor {
             attempts: 0,
             breaker: Breaker::new(breaker),
             strikes: Strikes::new(breaker),
+            checkup,
             queue: VecDeque::new(),
             flights: VecDeque::new(),
             ears: Ears::default(),
@@ -157,6 +162,7 @@ impl Actor {
                 Turn::Born(born) => self.settle(born).await,
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
+                Turn::CheckUp => self.check_up(),
                 Turn::Undone => self.revive(),
                 Turn::Room => {}
                 Turn::Closed => return,
@@ -184,6 +190,7 @@ impl Actor {
         let refusing = self.is_refusing(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
+        let checkup = self.checkup.due().filter(|_| self.breaker.phase() == Phase::Closed);
         tokio::select! {
             biased;
             order = self.control.recv(), if taking => order.map_or(Turn::Closed, Turn::Order),
@@ -196,6 +203,7 @@ impl Actor {
             // Only to wake up when the performer has room again; the place itself is not needed yet.
             _ = self.performer.reserve(), if blocked => Turn::Room,
             () = until(timer), if taking && room => Turn::Timers,
+            () = until(checkup), if taking && room => Turn::CheckUp,
             mail = self.mailbox.recv(), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
         }
     }
@@ -250,7 +258,10 @@ impl Actor {
             Outcome::Value(value) => Some(value),
             Outcome::Failed(failure) => {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
-                self.judge(&failure);
+                match is_breaking(&failure) {
+                    true => self.broke(),
+                    false => self.came_back(job.target),
+                }
                 self.fail(job, failure, ran);
                 if exhausted {
                     // It was stopped in good order: a fresh heap is all it needs.
@@ -262,11 +273,11 @@ impl Actor {
         };
         match self.check(&done.effects, &job.cause) {
             Ok(()) => {
-                self.breaker.went_well();
+                self.came_back(job.target);
                 self.perform(done.effects, job, value, ran).await;
             }
             Err(Blame::Plugin(failure)) => {
-                self.breaker.went_well();
+                self.came_back(job.target);
                 self.fail(job, failure, ran);
                 // Its worker believes that its writes happened.
                 self.revive();
@@ -275,22 +286,6 @@ impl Actor {
                 let failure = blame(self.shared.id(), &self.name(job.target), &Death::Garbage(reason));
                 self.lost(job, failure, ran).await;
             }
-        }
-    }
-
-    /// Tells the breaker of a call that ended in good order.
-    fn judge(&mut self, failure: &Failure) {
-        match is_breaking(failure) {
-            true => self.broke(),
-            false => self.breaker.went_well(),
-        }
-    }
-
-    /// Tells the breaker of a call that did not come back.
-    pub(super) fn broke(&mut self) {
-        if self.breaker.failed(Instant::now()) {
-            let (plugin, failures) = (self.shared.id(), self.breaker.row());
-            tracing::warn!(%plugin, failures, "a plugin is left alone for a while: its breaker is open");
         }
     }
 
@@ -325,58 +320,17 @@ impl Actor {
         let _ = self.performer.send(performance).await;
     }
 
-    /// Applies what changes this plugin's own ears; gives back what leaves the bridge.
-    pub(super) async fn apply(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
-        let mut outputs = Vec::new();
-        let mut heard_something = false;
-        for effect in effects {
-            match effect {
-                Effect::On { handler, pattern, priority, once } => {
-                    self.ears.on(handler, pattern, priority, once);
-                    heard_something = true;
-                }
-                Effect::Subscribe { handler, filter, qos, retained } => {
-                    self.ears.subscribe(Some(handler), filter.clone(), retained);
-                    self.context.effects.bus().subscribe(self.shared.id(), &filter, qos, retained).await;
-                    heard_something = true;
-                }
-                Effect::Off { handler } => {
-                    if let Some(filter) = self.ears.off(handler) {
-                        self.context.effects.bus().unsubscribe(self.shared.id(), &filter).await;
-                    }
-                    heard_something = true;
-                }
-                Effect::Timer { timer, delay_ms, repeat } => {
-                    self.ears.set_timer(timer, Duration::from_millis(delay_ms), repeat);
-                }
-                Effect::CancelTimer { timer } => self.ears.cancel_timer(timer),
-                Effect::State { .. } | Effect::Config { .. } => {}
-                output @ (Effect::Emit { .. } | Effect::Publish(_) | Effect::Say(_)) => outputs.push(output),
-            }
-        }
-        if heard_something {
-            self.listen();
-        }
-        outputs
-    }
-
-    /// Tells the registry what this plugin listens to now.
-    pub(super) fn listen(&self) {
-        let mut facts = self.shared.facts();
-        facts.patterns = self.ears.patterns();
-        facts.filters = self.ears.filters().cloned().collect();
-    }
-
     pub(super) fn fail(&self, job: Job, failure: Failure, ran: Duration) {
+        if is_answer(job.target, &failure) {
+            return refuse(job, failure, ran);
+        }
         let (id, hook) = (self.shared.id(), self.name(job.target));
         let trace = trace(&failure.traceback).join("; ");
         let traceback = Some(trace.as_str()).filter(|trace| !trace.is_empty());
         tracing::warn!(plugin = %id, hook, code = %failure.code, traceback, "{}", failure.message);
         self.shared.failed(&failure);
         self.context.registry.touched();
-        if let Some(reply) = job.reply {
-            let _ = reply.send(Step { outcome: Err(failure), ran });
-        }
+        refuse(job, failure, ran);
     }
 
     /// What a job calls, for who reads of it.
@@ -398,11 +352,14 @@ impl Actor {
     }
 }
 
-/// Answers a call that wants nothing done.
+/// Answers a call that wants nothing done. Who asked may be gone: a time-out, a shutdown.
 fn answer(job: Job, value: Option<Box<RawValue>>, ran: Duration) {
-    if let Some(reply) = job.reply {
-        let _ = reply.send(Step { outcome: Ok(value), ran });
-    }
+    let _ = job.reply.map(|reply| reply.send(Step { outcome: Ok(value), ran }));
+}
+
+/// Answers a call that failed.
+fn refuse(job: Job, failure: Failure, ran: Duration) {
+    let _ = job.reply.map(|reply| reply.send(Step { outcome: Err(failure), ran }));
 }
 
 /// Whose fault it is.

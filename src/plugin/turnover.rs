@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     actor::Actor,
     blueprint::Blueprint,
-    ears::Ears,
+    checkup::is_checkup,
     job::{Aim, Flight, Job},
     mail::Step,
     notice::Notice,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     effects::{Cause, is_output},
     model::{
-        Failure, Filter,
+        Failure,
         frame::{Effect, Input, Target},
     },
     store::{Commit, StoreError},
@@ -61,6 +61,22 @@ impl Actor {
         let failure = blame(id, "its worker", death);
         self.shared.failed(&failure);
         self.strike(&failure).await;
+    }
+
+    /// Tells the breaker of a call that came back in time.
+    pub(super) fn came_back(&mut self, aim: Aim) {
+        // A plugin that says that it is well need not be: what it is asked for decides.
+        if !is_checkup(aim) {
+            self.breaker.went_well();
+        }
+    }
+
+    /// Tells the breaker of a call that did not come back.
+    pub(super) fn broke(&mut self) {
+        if self.breaker.failed(Instant::now()) {
+            let (plugin, failures) = (self.shared.id(), self.breaker.row());
+            tracing::warn!(%plugin, failures, "a plugin is left alone for a while: its breaker is open");
+        }
     }
 
     /// A call has cost the plugin its worker.
@@ -187,6 +203,7 @@ impl Actor {
         self.drop_ears(&old).await;
         (self.runner, self.coming, self.resting) = (Some(runner), None, false);
         self.born = Instant::now();
+        self.checkup.begin(&hooks);
         self.announce(hooks);
         if !(outputs.is_empty() && matches!(commit, Ok(None))) {
             self.perform_alone(commit, outputs).await;
@@ -203,13 +220,6 @@ impl Actor {
         drop(facts);
         self.listen();
         self.context.registry.changed();
-    }
-
-    async fn drop_ears(&mut self, ears: &Ears) {
-        let filters: Vec<&Filter> = ears.filters().collect();
-        for filter in filters {
-            self.context.effects.bus().unsubscribe(self.shared.id(), filter).await;
-        }
     }
 
     /// Lets a new version take over. On failure nothing has changed.

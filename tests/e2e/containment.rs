@@ -26,8 +26,10 @@ on_each_broker!(
     memory_failures_open_it_too,
     a_death_is_told_in_words_and_the_rest_of_the_mail_is_answered,
     others_answer_while_one_is_killed_and_killed_again,
+    nobody_waits_for_a_worker_that_is_slow_to_start,
     a_full_mailbox_keeps_no_other_plugin_waiting,
     a_refused_file_is_reloaded_by_its_name,
+    a_plugin_says_how_it_is,
 );
 
 /// Does what its command says; `hang` can only be killed.
@@ -306,6 +308,34 @@ fn others_answer_while_one_is_killed_and_killed_again(broker: &Broker) {
     assert_json(&health(&jarvis), &json!({ "kills": 6 }));
 }
 
+fn nobody_waits_for_a_worker_that_is_slow_to_start(broker: &Broker) {
+    let slow = r#"
+-- @commands hang, mark
+-- @permissions mqtt.publish:out/#
+function on_command(cmd)
+  jarvis.state.set("marked", true)
+  if cmd.name == "hang" then string.find(string.rep("a", 60), string.rep("a?", 60) .. string.rep("a", 60)) end
+  return {}
+end
+function on_startup()
+  if not jarvis.state.get("marked") then return end
+  jarvis.mqtt.publish("out/starting", "", { now = true })
+  jarvis.sleep(5)
+  jarvis.mqtt.publish("out/started", "", { now = true })
+end
+"#;
+    let setup = Setup::new(broker).plugin("slow", slow).set("LIMITS__HOOK_CPU_MS", "100");
+    let jarvis = setup.set("BREAKER__FAILURES", "1").start();
+    jarvis.run("mark", json!({}));
+    jarvis.check("command/request/hang", "", json!({ "code": "timeout" }));
+    jarvis.next("out/starting");
+    jarvis.check("command/request/mark", "", json!({ "code": "unavailable", "error": "~is left alone" }));
+    jarvis.write_plugin("slow", "-- @commands mark\nfunction on_command() return { response = 'new' } end");
+    jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_reloaded" }));
+    assert_eq!(jarvis.run("mark", json!({}))["response"], "new");
+    assert!(jarvis.waiting("out/started").is_empty(), "the old one's start was not waited for");
+}
+
 fn a_full_mailbox_keeps_no_other_plugin_waiting(broker: &Broker) {
     let slow = r#"
 -- @permissions mqtt.publish:out/#
@@ -344,4 +374,28 @@ fn a_refused_file_is_reloaded_by_its_name(broker: &Broker) {
         "good",
         json!({ "data": { "id": "good", "state": "ready" } }),
     );
+}
+
+fn a_plugin_says_how_it_is(broker: &Broker) {
+    let patient = r#"
+-- @commands catch
+local cold = false
+function on_command(cmd) cold = true return {} end
+function health() if cold then return false, "I have a cold" end return true end
+"#;
+    let jarvis = Setup::new(broker)
+        .plugin("patient", patient)
+        .plugin("offender", OFFENDER)
+        .set("BRIDGE__HEALTH_INTERVAL", "1")
+        .start();
+    let says = |expected: Value| {
+        jarvis.expect("jarvis/bridge/health", json!({ "plugins": { "patient": expected } }));
+    };
+    says(json!({ "healthy": true, "reason": null, "errors": 0 }));
+    jarvis.run("catch", json!({}));
+    // What it says is neither an error nor a reason to leave it alone.
+    says(json!({ "healthy": false, "reason": "I have a cold", "errors": 0, "breaker": "closed" }));
+    assert_eq!(health(&jarvis)["healthy"], Value::Null, "one that has no `health()` says nothing");
+    let list = jarvis.ask("bridge/request/plugin/info", "patient");
+    assert_json(&list["data"], &json!({ "state": "ready", "last_error": null }));
 }
