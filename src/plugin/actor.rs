@@ -141,6 +141,7 @@ impl Actor {
     async fn run(mut self) {
         loop {
             self.write_ahead();
+            self.shared.stats().set_breaker(self.breaker.phase());
             if self.idle() {
                 match self.order.take() {
                     Some(Control::Replace { blueprint, newborn, reply }) => {
@@ -163,6 +164,7 @@ impl Actor {
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
                 Turn::CheckUp => self.check_up(),
+                Turn::Undone if self.is_down() => {}
                 Turn::Undone => self.revive(),
                 Turn::Room => {}
                 Turn::Closed => return,
@@ -210,18 +212,20 @@ impl Actor {
 
     /// Writes jobs to the worker, as many as it has room for.
     fn write_ahead(&mut self) {
+        if self.order.is_some() {
+            // What waits is for whoever comes after it.
+            return;
+        }
         if self.is_down() {
             self.refuse_queue();
         }
-        // With an order at hand what waits is for whoever comes after it.
-        while self.order.is_none() && !self.queue.is_empty() && self.has_room() {
+        while !self.queue.is_empty() && self.has_room() {
             match self.breaker.admit(!self.flights.is_empty(), Instant::now()) {
                 Verdict::Go => self.write_next(),
                 Verdict::Wait => break,
                 Verdict::Refuse => self.refuse_queue(),
             }
         }
-        self.shared.stats().set_breaker(self.breaker.phase());
     }
 
     fn write_next(&mut self) {
@@ -252,7 +256,7 @@ impl Actor {
             Outcome::Missing => {
                 // Nothing has run that would say anything of the plugin.
                 self.breaker.untried(Instant::now());
-                return answer(job, None, ran);
+                return reply(job, Ok(None), ran);
             }
             Outcome::Nothing => None,
             Outcome::Value(value) => Some(value),
@@ -311,7 +315,7 @@ impl Actor {
     /// performer.
     async fn perform(&mut self, effects: Vec<Effect>, job: Job, value: Option<Box<RawValue>>, ran: Duration) {
         if effects.is_empty() {
-            return answer(job, value, ran);
+            return reply(job, Ok(value), ran);
         }
         let commit = self.context.effects.commit(self.shared.id(), &effects).await;
         let outputs = self.apply(effects).await;
@@ -322,7 +326,7 @@ impl Actor {
 
     pub(super) fn fail(&self, job: Job, failure: Failure, ran: Duration) {
         if is_answer(job.target, &failure) {
-            return refuse(job, failure, ran);
+            return reply(job, Err(failure), ran);
         }
         let (id, hook) = (self.shared.id(), self.name(job.target));
         let trace = trace(&failure.traceback).join("; ");
@@ -330,7 +334,7 @@ impl Actor {
         tracing::warn!(plugin = %id, hook, code = %failure.code, traceback, "{}", failure.message);
         self.shared.failed(&failure);
         self.context.registry.touched();
-        refuse(job, failure, ran);
+        reply(job, Err(failure), ran);
     }
 
     /// What a job calls, for who reads of it.
@@ -352,14 +356,9 @@ impl Actor {
     }
 }
 
-/// Answers a call that wants nothing done. Who asked may be gone: a time-out, a shutdown.
-fn answer(job: Job, value: Option<Box<RawValue>>, ran: Duration) {
-    let _ = job.reply.map(|reply| reply.send(Step { outcome: Ok(value), ran }));
-}
-
-/// Answers a call that failed.
-fn refuse(job: Job, failure: Failure, ran: Duration) {
-    let _ = job.reply.map(|reply| reply.send(Step { outcome: Err(failure), ran }));
+/// Answers a call. Who asked may be gone: a time-out, a shutdown.
+fn reply(job: Job, outcome: Result<Option<Box<RawValue>>, Failure>, ran: Duration) {
+    let _ = job.reply.map(|reply| reply.send(Step { outcome, ran }));
 }
 
 /// Whose fault it is.

@@ -18,6 +18,9 @@ use crate::{
 /// The hook that says how a plugin is.
 const HOOK: &str = "health";
 
+/// A fresh worker is asked soon, but not one that is there for a single call.
+const FIRST: Duration = Duration::from_secs(1);
+
 /// When a plugin is asked.
 #[derive(Debug)]
 pub(super) struct Checkup {
@@ -31,9 +34,10 @@ impl Checkup {
         Self { every, due: None }
     }
 
-    /// Begins with a fresh worker, which is asked at once.
+    /// Begins with a fresh worker.
     pub(super) fn begin(&mut self, hooks: &[String]) {
-        self.due = hooks.iter().any(|hook| hook == HOOK).then(Instant::now);
+        let first = Instant::now() + self.every.min(FIRST);
+        self.due = hooks.iter().any(|hook| hook == HOOK).then_some(first);
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -69,5 +73,5 @@ async fn note(shared: Shared, answer: oneshot::Receiver<Step>) {
         Ok(_) => Ok(()),
         Err(failure) => Err(failure.message),
     };
-    shared.stats().set_condition(condition);
+    shared.stats().set_condition(Some(condition));
 }

@@ -100,8 +100,8 @@ impl Stats {
         self.dropped += 1;
     }
 
-    pub(super) fn set_condition(&mut self, condition: Result<(), String>) {
-        self.condition = Some(condition);
+    pub(super) fn set_condition(&mut self, condition: Option<Result<(), String>>) {
+        self.condition = condition;
     }
 
     pub(super) fn set_breaker(&mut self, phase: Phase) {

@@ -39,27 +39,25 @@ const GOOD_LIFE: Duration = Duration::from_secs(60);
 impl Actor {
     /// The worker has died: the call it was running is to blame, the ones behind it are asked again.
     pub(super) async fn bury(&mut self, death: &Death) {
-        let Some(Flight { job, call, began }) = self.flights.pop_front() else {
+        let Some(Flight { job, began, .. }) = self.flights.pop_front() else {
             return self.bury_idle(death).await;
         };
         let failure = blame(self.shared.id(), &self.name(job.target), death);
         let ran = began.elapsed();
         self.shared.stats().ran(ran, 0);
-        drop(call);
         self.lost(job, failure, ran).await;
     }
 
     /// Nothing of the plugin ran when its worker ended. Where something from outside ended it, it is not to
     /// blame: one that eats the machine's memory must not have others switched off.
     async fn bury_idle(&mut self, death: &Death) {
-        let (id, reason) = (self.shared.id(), death.to_string());
-        tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
+        let failure = blame(self.shared.id(), "while no call ran, it", death);
+        tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+        self.shared.facts().last_error = Some(LastError::of(&failure));
         if matches!(death, Death::Exhausted(_)) {
             self.shared.stats().killed();
             return self.revive();
         }
-        let failure = blame(id, "its worker", death);
-        self.shared.failed(&failure);
         self.strike(&failure).await;
     }
 
@@ -204,6 +202,9 @@ impl Actor {
         (self.runner, self.coming, self.resting) = (Some(runner), None, false);
         self.born = Instant::now();
         self.checkup.begin(&hooks);
+        if self.checkup.due().is_none() {
+            self.shared.stats().set_condition(None);
+        }
         self.announce(hooks);
         if !(outputs.is_empty() && matches!(commit, Ok(None))) {
             self.perform_alone(commit, outputs).await;

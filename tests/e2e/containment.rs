@@ -27,6 +27,7 @@ on_each_broker!(
     a_death_is_told_in_words_and_the_rest_of_the_mail_is_answered,
     others_answer_while_one_is_killed_and_killed_again,
     nobody_waits_for_a_worker_that_is_slow_to_start,
+    what_waits_when_it_is_switched_off_is_for_the_version_that_comes,
     a_full_mailbox_keeps_no_other_plugin_waiting,
     a_refused_file_is_reloaded_by_its_name,
     a_plugin_says_how_it_is,
@@ -334,6 +335,23 @@ end
     jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_reloaded" }));
     assert_eq!(jarvis.run("mark", json!({}))["response"], "new");
     assert!(jarvis.waiting("out/started").is_empty(), "the old one's start was not waited for");
+}
+
+fn what_waits_when_it_is_switched_off_is_for_the_version_that_comes(broker: &Broker) {
+    let jarvis = setup(broker, "kills = 1").set("LIMITS__HOOK_CPU_MS", "2000").start();
+    jarvis.publish("jarvis/command/request/hang", "");
+    for _ in 0..5 {
+        jarvis.publish("jarvis/command/request/count", "");
+    }
+    jarvis.write_plugin(
+        "offender",
+        "-- @commands hang, count\nfunction on_command() return { response = 'new' } end",
+    );
+    // The new version is there before the old one is killed, and waits for that.
+    jarvis.expect("jarvis/command/response/hang", json!({ "code": "timeout" }));
+    for _ in 0..5 {
+        jarvis.expect("jarvis/command/response/count", json!({ "response": "new" }));
+    }
 }
 
 fn a_full_mailbox_keeps_no_other_plugin_waiting(broker: &Broker) {
