@@ -22,6 +22,7 @@ on_each_broker!(
     five_failures_in_a_row_open_the_breaker_and_one_trial_closes_it,
     a_trial_that_fails_opens_it_again,
     what_nobody_waits_for_is_dropped_while_it_is_open,
+    timers_wait_while_it_is_open_and_one_of_them_is_tried,
     plain_errors_open_nothing_and_all_errors_are_counted,
     memory_failures_open_it_too,
     a_death_is_told_in_words_and_the_rest_of_the_mail_is_answered,
@@ -238,6 +239,29 @@ fn what_nobody_waits_for_is_dropped_while_it_is_open(broker: &Broker) {
     jarvis.ask("bridge/request/plugin/reload", "offender");
     assert_eq!(health(&jarvis)["breaker"], "closed");
     jarvis.check("event/request/rain", "", json!({ "data": { "delivered": 2, "errors": null } }));
+}
+
+fn timers_wait_while_it_is_open_and_one_of_them_is_tried(broker: &Broker) {
+    let code = r#"
+-- @commands arm
+-- @permissions mqtt.publish:out/#
+function on_command()
+  for _, name in ipairs({ "a", "b" }) do
+    jarvis.timer.after(0.2, function() jarvis.mqtt.publish("out/timer", name) end)
+  end
+  jarvis.timer.after(0.01, function() while true do end end)
+  return {}
+end
+"#;
+    let setup = Setup::new(broker).plugin("offender", code).set("LIMITS__HOOK_CPU_MS", "100");
+    let jarvis = setup.configuration("[breaker]\nfailures = 1\npause = 2\n").start();
+    jarvis.run("arm", json!({}));
+    breaker_becomes(&jarvis, "open");
+    assert!(jarvis.waiting("out/timer").is_empty());
+    let mut fired = [jarvis.next("out/timer").text().to_owned(), jarvis.next("out/timer").text().to_owned()];
+    fired.sort();
+    assert_eq!(fired, ["a", "b"], "none of them is lost");
+    assert_eq!(health(&jarvis)["breaker"], "closed");
 }
 
 fn plain_errors_open_nothing_and_all_errors_are_counted(broker: &Broker) {
