@@ -45,7 +45,7 @@ function commands.count() return { n = jarvis.state.incr("n") } end
 function commands.bomb() local t = {} while true do t[#t + 1] = ("x"):rep(1000) .. #t end end
 function commands.fail() error("no") end
 function commands.refuse() error({ message = "There is no milk.", code = "no_milk" }) end
-function commands.slow() jarvis.sleep(2) return {} end
+function commands.slow() jarvis.sleep(4) return {} end
 function on_command(cmd) return commands[cmd.name]() end
 function on_chat(m) return { response = "from the offender" } end
 function filter_message(m) return nil end
@@ -185,7 +185,7 @@ fn a_start_up_that_hangs_counts(broker: &Broker) {
 }
 
 fn five_failures_in_a_row_open_the_breaker_and_one_trial_closes_it(broker: &Broker) {
-    let jarvis = setup(broker, "pause = 3").start();
+    let jarvis = setup(broker, "pause = 5").start();
     let fail = || jarvis.check("command/request/loop", "", json!({ "code": "timeout" }));
     (0..4).for_each(|_| drop(fail()));
     assert_eq!(jarvis.run("count", json!({})), json!({ "n": 1 }), "a call that comes back ends the row");
@@ -212,7 +212,7 @@ fn five_failures_in_a_row_open_the_breaker_and_one_trial_closes_it(broker: &Brok
 }
 
 fn a_trial_that_fails_opens_it_again(broker: &Broker) {
-    let jarvis = setup(broker, "failures = 1\npause = 1\nkills = 100").start();
+    let jarvis = setup(broker, "failures = 1\npause = 2\nkills = 100").start();
     have_it_killed(&jarvis, 1);
     for _ in 0..2 {
         jarvis.check("command/request/count", "", json!({ "code": "unavailable" }));
@@ -248,19 +248,19 @@ fn timers_wait_while_it_is_open_and_one_of_them_is_tried(broker: &Broker) {
 function on_command(cmd)
   if cmd.name == "loop" then while true do end end
   for _, name in ipairs({ "a", "b" }) do
-    jarvis.timer.after(2, function() jarvis.mqtt.publish("out/timer", name) end)
+    jarvis.timer.after(5, function() jarvis.mqtt.publish("out/timer", name) end)
   end
   return {}
 end
 "#;
     let setup = Setup::new(broker).plugin("offender", code).set("LIMITS__HOOK_CPU_MS", "100");
-    let jarvis = setup.configuration("[breaker]\nfailures = 1\npause = 4\n").start();
+    let jarvis = setup.configuration("[breaker]\nfailures = 1\npause = 7\n").start();
     jarvis.run("arm", json!({}));
     jarvis.check("command/request/loop", "", json!({ "code": "timeout" }));
     assert_eq!(health(&jarvis)["breaker"], "open");
     let began = Instant::now();
     let mut fired = [jarvis.next("out/timer").text().to_owned(), jarvis.next("out/timer").text().to_owned()];
-    assert!(began.elapsed() > Duration::from_millis(3_500), "they came after {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_millis(5_500), "they came after {:?}", began.elapsed());
     fired.sort();
     assert_eq!(fired, ["a", "b"], "none of them is lost");
     assert_eq!(health(&jarvis)["breaker"], "closed");
@@ -323,15 +323,13 @@ fn others_answer_while_one_is_killed_and_killed_again(broker: &Broker) {
     for _ in 0..6 {
         jarvis.publish("jarvis/command/request/hang", "");
     }
-    let (mut killed, mut answers, mut worst) = (0, 0, Duration::ZERO);
+    let (mut killed, mut answers) = (0, 0);
     while killed < 6 {
-        let asked = Instant::now();
         assert_eq!(jarvis.run("quick", json!({}))["response"], "quick");
-        worst = worst.max(asked.elapsed());
         answers += 1;
         killed += jarvis.waiting("jarvis/command/response/hang").len();
     }
-    assert!(answers > 10 && worst < Duration::from_secs(2), "{answers} answers, the slowest in {worst:?}");
+    assert!(answers > 6 * 3, "only {answers} answers while six workers were killed");
     assert_json(&health(&jarvis), &json!({ "kills": 6 }));
 }
 
@@ -383,7 +381,7 @@ fn what_waits_when_it_is_switched_off_is_for_the_version_that_comes(broker: &Bro
 fn a_full_mailbox_keeps_no_other_plugin_waiting(broker: &Broker) {
     let slow = r#"
 -- @permissions mqtt.publish:out/#
-function on_chat(m) jarvis.sleep(4) jarvis.mqtt.publish("out/done", m.content) end
+function on_chat(m) jarvis.sleep(5) jarvis.mqtt.publish("out/done", m.content) end
 "#;
     let jarvis = Setup::new(broker)
         .plugin("slow", slow)
