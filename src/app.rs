@@ -200,6 +200,7 @@ async fn plugin_manager(
         timezone: config.location.timezone.clone(),
         base: config.mqtt.base_topic.clone(),
         values: values.collect::<BTreeMap<_, _>>(),
+        health_interval: config.bridge.health_interval,
         breaker: BreakerSettings {
             failures: config.breaker.failures,
             pause: config.breaker.pause,

@@ -414,6 +414,7 @@ fn embedders_without_a_configuration_get_the_shipped_figures() {
     let settings = crate::plugin::Settings::default();
     assert_eq!(config.limits.max_timeout_ms, settings.max_timeout_ms);
     assert_eq!(config.limits.max_memory, settings.max_memory);
+    assert_eq!(config.bridge.health_interval, settings.health_interval);
     let breaker = config.breaker;
     assert_eq!(
         (breaker.failures, breaker.pause, breaker.kills, breaker.kills_within),

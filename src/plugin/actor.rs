@@ -9,11 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     blueprint::Blueprint,
-    breaker::{Breaker, Strikes, Verdict},
+    breaker::{Breaker, Phase, Strikes, Verdict},
+    checkup::{Checkup, is_answer},
     context::Context,
     ears::Ears,
     job::{Aim, Flight, Job},
@@ -68,6 +70,7 @@ pub(super) struct Actor {
     pub(super) attempts: u32,
     pub(super) breaker: Breaker,
     pub(super) strikes: Strikes,
+    pub(super) checkup: Checkup,
     pub(super) queue: VecDeque<Job>,
     pub(super) flights: VecDeque<Flight>,
     pub(super) ears: Ears,
@@ -88,6 +91,7 @@ enum Turn {
     Died(Death),
     Mail(Mail),
     Timers,
+    CheckUp,
     Undone,
     Room,
     Tell,
@@ -106,6 +110,7 @@ impl Actor {
     ) {
         let undone = Arc::new(Notify::new());
         let breaker = context.settings.breaker;
+        let checkup = Checkup::new(context.settings.health_interval);
         let performer = Performer::start(shared.clone(), context.clone(), undone.clone());
         let mut actor = Self {
             context,
@@ -121,6 +126,7 @@ impl Actor {
             attempts: 0,
             breaker: Breaker::new(breaker),
             strikes: Strikes::new(breaker),
+            checkup,
             queue: VecDeque::new(),
             flights: VecDeque::new(),
             ears: Ears::default(),
@@ -136,6 +142,7 @@ impl Actor {
     async fn run(mut self) {
         loop {
             self.write_ahead();
+            self.shared.stats().set_breaker(self.breaker.phase());
             if self.idle() {
                 match self.order.take() {
                     Some(Control::Replace { blueprint, newborn, reply }) => {
@@ -157,6 +164,7 @@ impl Actor {
                 Turn::Born(born) => self.settle(born).await,
                 Turn::Mail(mail) => self.accept(mail),
                 Turn::Timers => self.fire(),
+                Turn::CheckUp => self.check_up(),
                 Turn::Undone => self.start_over(),
                 Turn::Room => {}
                 Turn::Tell => self.tell(),
@@ -185,6 +193,7 @@ impl Actor {
         let refusing = self.is_refusing(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
+        let checkup = self.checkup.due().filter(|_| self.breaker.phase() == Phase::Closed);
         let told = self.hush.due();
         tokio::select! {
             biased;
@@ -198,24 +207,27 @@ impl Actor {
             () = self.performer.has_capacity(), if blocked => Turn::Room,
             () = until(told) => Turn::Tell,
             () = until(timer), if taking && room => Turn::Timers,
+            () = until(checkup), if taking && room => Turn::CheckUp,
             mail = self.mailbox.recv(), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
         }
     }
 
     /// Writes jobs to the worker, as many as it has room for.
     fn write_ahead(&mut self) {
+        if self.order.is_some() {
+            // What waits is for whoever comes after it.
+            return;
+        }
         if self.is_down() {
             self.refuse_queue();
         }
-        // With an order at hand what waits is for whoever comes after it.
-        while self.order.is_none() && !self.queue.is_empty() && self.has_room() {
+        while !self.queue.is_empty() && self.has_room() {
             match self.breaker.admit(!self.flights.is_empty(), Instant::now()) {
                 Verdict::Go => self.write_next(),
                 Verdict::Wait => break,
                 Verdict::Refuse => self.refuse_queue(),
             }
         }
-        self.shared.stats().set_breaker(self.breaker.phase());
     }
 
     fn write_next(&mut self) {
@@ -235,6 +247,9 @@ impl Actor {
     }
 
     pub(super) fn fail(&mut self, job: Job, failure: Failure, ran: Duration) {
+        if is_answer(job.target, &failure) {
+            return reply(job, Err(failure), ran);
+        }
         let hook = self.name(job.target);
         if self.hush.lets(&format!("{hook} {}", failure.code), Instant::now()) {
             let trace = trace(&failure.traceback).join("; ");
@@ -244,9 +259,7 @@ impl Actor {
         }
         self.shared.failed(&failure);
         self.context.registry.touched();
-        if let Some(reply) = job.reply {
-            let _ = reply.send(Step { outcome: Err(failure), ran });
-        }
+        reply(job, Err(failure), ran);
     }
 
     /// Says how many failures of the last second the log has not told of.
@@ -272,6 +285,11 @@ impl Actor {
         self.free_since = now;
         now.duration_since(flight.began.max(free_since))
     }
+}
+
+/// Answers a call. Who asked may be gone: a time-out, a shutdown.
+pub(super) fn reply(job: Job, outcome: Result<Option<Box<RawValue>>, Failure>, ran: Duration) {
+    let _ = job.reply.map(|reply| reply.send(Step { outcome, ran }));
 }
 
 /// The worker in the making, made or not; never where there is none.

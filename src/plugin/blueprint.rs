@@ -1,6 +1,6 @@
 //! All that a worker is made from, kept in memory so that a fresh one can be made at any time.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{
     Map, Value,
@@ -34,6 +34,8 @@ pub struct Settings {
     pub values: BTreeMap<String, Map<String, Value>>,
     /// What is borne of each before it is left alone.
     pub breaker: BreakerSettings,
+    /// Between two calls of a plugin's `health()`.
+    pub health_interval: Duration,
 }
 
 /// One version of one plugin, checked.

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 
 use super::{
-    actor::Actor,
+    actor::{Actor, reply},
     breaker::is_breaking,
     job::{Aim, Flight, Job},
-    mail::Step,
     perform::Performance,
     runner::blame,
 };
@@ -37,13 +36,16 @@ impl Actor {
             Outcome::Missing => {
                 // Nothing has run that would say anything of the plugin.
                 self.breaker.untried(Instant::now());
-                return answer(job, None, ran);
+                return reply(job, Ok(None), ran);
             }
             Outcome::Nothing => None,
             Outcome::Value(value) => Some(value),
             Outcome::Failed(failure) => {
                 let exhausted = failure.code == ErrorCode::MemoryLimit;
-                self.judge(&failure);
+                match is_breaking(&failure) {
+                    true => self.broke(),
+                    false => self.came_back(job.target),
+                }
                 self.fail(job, failure, ran);
                 if exhausted {
                     // It was stopped in good order: a fresh heap is all it needs.
@@ -55,11 +57,11 @@ impl Actor {
         };
         match self.check(&done.effects, &job.cause) {
             Ok(()) => {
-                self.breaker.went_well();
+                self.came_back(job.target);
                 self.perform(done.effects, job, value, ran).await;
             }
             Err(Blame::Plugin(failure)) => {
-                self.breaker.went_well();
+                self.came_back(job.target);
                 self.fail(job, failure, ran);
                 // Its worker believes that its writes happened.
                 self.revive();
@@ -68,22 +70,6 @@ impl Actor {
                 let failure = blame(self.shared.id(), &self.name(job.target), &Death::Garbage(reason));
                 self.lost(job, failure, ran).await;
             }
-        }
-    }
-
-    /// Tells the breaker of a call that ended in good order.
-    fn judge(&mut self, failure: &Failure) {
-        match is_breaking(failure) {
-            true => self.broke(),
-            false => self.breaker.went_well(),
-        }
-    }
-
-    /// Tells the breaker of a call that did not come back.
-    pub(super) fn broke(&mut self) {
-        if self.breaker.failed(Instant::now()) {
-            let (plugin, failures) = (self.shared.id(), self.breaker.row());
-            tracing::warn!(%plugin, failures, "a plugin is left alone for a while: its breaker is open");
         }
     }
 
@@ -119,7 +105,7 @@ impl Actor {
         let sequence = self.sequence();
         // What only reads is answered at once, unless it is known to have read what never happened.
         if effects.is_empty() && !sequence.is_broken() {
-            return answer(job, value, ran);
+            return reply(job, Ok(value), ran);
         }
         let place = self.performer.place(&effects).await;
         let commit = self.context.effects.commit(self.shared.id(), &effects, &sequence).await;
@@ -136,58 +122,9 @@ impl Actor {
 
     /// A commit has failed: its worker, where it still is this one, believes what never happened.
     pub(super) fn start_over(&mut self) {
-        if self.sequence().is_broken() {
+        if !self.is_down() && self.sequence().is_broken() {
             self.revive();
         }
-    }
-
-    /// Applies what changes this plugin's own ears; gives back what leaves the bridge.
-    pub(super) async fn apply(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
-        let mut outputs = Vec::new();
-        let mut heard_something = false;
-        for effect in effects {
-            match effect {
-                Effect::On { handler, pattern, priority, once } => {
-                    self.ears.on(handler, pattern, priority, once);
-                    heard_something = true;
-                }
-                Effect::Subscribe { handler, filter, qos, retained } => {
-                    self.ears.subscribe(Some(handler), filter.clone(), retained);
-                    self.context.effects.bus().subscribe(self.shared.id(), &filter, qos, retained).await;
-                    heard_something = true;
-                }
-                Effect::Off { handler } => {
-                    if let Some(filter) = self.ears.off(handler) {
-                        self.context.effects.bus().unsubscribe(self.shared.id(), &filter).await;
-                    }
-                    heard_something = true;
-                }
-                Effect::Timer { timer, delay_ms, repeat } => {
-                    self.ears.set_timer(timer, Duration::from_millis(delay_ms), repeat);
-                }
-                Effect::CancelTimer { timer } => self.ears.cancel_timer(timer),
-                Effect::State { .. } | Effect::Config { .. } => {}
-                output @ (Effect::Emit { .. } | Effect::Publish(_) | Effect::Say(_)) => outputs.push(output),
-            }
-        }
-        if heard_something {
-            self.listen();
-        }
-        outputs
-    }
-
-    /// Tells the registry what this plugin listens to now.
-    pub(super) fn listen(&self) {
-        let mut facts = self.shared.facts();
-        facts.patterns = self.ears.patterns();
-        facts.filters = self.ears.filters().cloned().collect();
-    }
-}
-
-/// Answers a call that wants nothing done.
-fn answer(job: Job, value: Option<Box<RawValue>>, ran: Duration) {
-    if let Some(reply) = job.reply {
-        let _ = reply.send(Step { outcome: Ok(value), ran });
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::{Value, value::to_raw_value};
@@ -302,6 +303,7 @@ impl Default for Settings {
             base: Topic::default(),
             values: BTreeMap::new(),
             breaker: BreakerSettings::default(),
+            health_interval: Duration::from_secs(60),
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Stats {
     recent: VecDeque<u32>,
     memory: usize,
     breaker: Phase,
+    /// What its `health()` said last, where it has one.
+    condition: Option<Result<(), String>>,
 }
 
 /// A plugin's counters as `bridge/health` shows them.
@@ -57,6 +59,10 @@ pub struct PluginHealth {
     pub memory_bytes: usize,
     /// `closed`, `open`, or `half_open` where the next call is tried.
     pub breaker: &'static str,
+    /// What its `health()` said last; nothing where it has none, or was not asked yet.
+    pub healthy: Option<bool>,
+    /// Why it is not healthy.
+    pub reason: Option<String>,
 }
 
 impl Stats {
@@ -94,6 +100,10 @@ impl Stats {
         self.dropped += 1;
     }
 
+    pub(super) fn set_condition(&mut self, condition: Option<Result<(), String>>) {
+        self.condition = condition;
+    }
+
     pub(super) fn set_breaker(&mut self, phase: Phase) {
         self.breaker = phase;
     }
@@ -116,6 +126,8 @@ impl Stats {
             p99_us,
             memory_bytes: self.memory,
             breaker: self.breaker.name(Instant::now()),
+            healthy: self.condition.as_ref().map(Result::is_ok),
+            reason: self.condition.clone().and_then(Result::err),
         }
     }
 }

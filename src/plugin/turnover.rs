@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     actor::Actor,
     blueprint::Blueprint,
-    ears::Ears,
+    checkup::is_checkup,
     job::{Aim, Flight, Job},
     mail::Step,
     notice::Notice,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     effects::{Cause, is_output},
     model::{
-        Failure, Filter,
+        Failure,
         frame::{Effect, Input, Target},
     },
     store::{Commit, Sequence, StoreError},
@@ -39,28 +39,42 @@ const GOOD_LIFE: Duration = Duration::from_secs(60);
 impl Actor {
     /// The worker has died: the call it was running is to blame, the ones behind it are asked again.
     pub(super) async fn bury(&mut self, death: &Death) {
-        let Some(Flight { job, call, began }) = self.flights.pop_front() else {
+        let Some(Flight { job, began, .. }) = self.flights.pop_front() else {
             return self.bury_idle(death).await;
         };
         let failure = blame(self.shared.id(), &self.name(job.target), death);
         let ran = began.elapsed();
         self.shared.stats().ran(ran, 0);
-        drop(call);
         self.lost(job, failure, ran).await;
     }
 
     /// Nothing of the plugin ran when its worker ended. Where something from outside ended it, it is not to
     /// blame: one that eats the machine's memory must not have others switched off.
     async fn bury_idle(&mut self, death: &Death) {
-        let (id, reason) = (self.shared.id(), death.to_string());
-        tracing::warn!(plugin = %id, reason, "a plugin's worker has ended");
+        let failure = blame(self.shared.id(), "while no call ran, it", death);
+        tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+        self.shared.facts().last_error = Some(LastError::of(&failure));
         if matches!(death, Death::Exhausted(_)) {
             self.shared.stats().killed();
             return self.revive();
         }
-        let failure = blame(id, "its worker", death);
-        self.shared.failed(&failure);
         self.strike(&failure).await;
+    }
+
+    /// Tells the breaker of a call that came back in time.
+    pub(super) fn came_back(&mut self, aim: Aim) {
+        // A plugin that says that it is well need not be: what it is asked for decides.
+        if !is_checkup(aim) {
+            self.breaker.went_well();
+        }
+    }
+
+    /// Tells the breaker of a call that did not come back.
+    pub(super) fn broke(&mut self) {
+        if self.breaker.failed(Instant::now()) {
+            let (plugin, failures) = (self.shared.id(), self.breaker.row());
+            tracing::warn!(%plugin, failures, "a plugin is left alone for a while: its breaker is open");
+        }
     }
 
     /// A call has cost the plugin its worker.
@@ -188,6 +202,10 @@ impl Actor {
         self.drop_ears(&old).await;
         (self.runner, self.coming, self.resting) = (Some(runner), None, false);
         self.born = Instant::now();
+        self.checkup.begin(&hooks);
+        if self.checkup.due().is_none() {
+            self.shared.stats().set_condition(None);
+        }
         self.announce(hooks);
         if !(outputs.is_empty() && matches!(commit, Ok(None))) {
             self.perform_alone(commit, sequence, outputs).await;
@@ -204,13 +222,6 @@ impl Actor {
         drop(facts);
         self.listen();
         self.context.registry.changed();
-    }
-
-    async fn drop_ears(&mut self, ears: &Ears) {
-        let filters: Vec<&Filter> = ears.filters().collect();
-        for filter in filters {
-            self.context.effects.bus().unsubscribe(self.shared.id(), filter).await;
-        }
     }
 
     /// Lets a new version take over. On failure nothing has changed.

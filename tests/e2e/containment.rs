@@ -19,12 +19,16 @@ on_each_broker!(
     five_failures_in_a_row_open_the_breaker_and_one_trial_closes_it,
     a_trial_that_fails_opens_it_again,
     what_nobody_waits_for_is_dropped_while_it_is_open,
+    timers_wait_while_it_is_open_and_one_of_them_is_tried,
     plain_errors_open_nothing_and_all_errors_are_counted,
     memory_failures_open_it_too,
     a_death_is_told_in_words_and_the_rest_of_the_mail_is_answered,
     others_answer_while_one_is_killed_and_killed_again,
+    nobody_waits_for_a_worker_that_is_slow_to_start,
+    what_waits_when_it_is_switched_off_is_for_the_version_that_comes,
     a_full_mailbox_keeps_no_other_plugin_waiting,
     a_refused_file_is_reloaded_by_its_name,
+    a_plugin_says_how_it_is,
 );
 
 /// Does what its command says; `hang` can only be killed.
@@ -38,7 +42,7 @@ function commands.count() return { n = jarvis.state.incr("n") } end
 function commands.bomb() local t = {} while true do t[#t + 1] = ("x"):rep(1000) .. #t end end
 function commands.fail() error("no") end
 function commands.refuse() error({ message = "There is no milk.", code = "no_milk" }) end
-function commands.slow() jarvis.sleep(2) return {} end
+function commands.slow() jarvis.sleep(4) return {} end
 function on_command(cmd) return commands[cmd.name]() end
 function on_chat(m) return { response = "from the offender" } end
 function filter_message(m) return nil end
@@ -178,7 +182,7 @@ fn a_start_up_that_hangs_counts(broker: &Broker) {
 }
 
 fn five_failures_in_a_row_open_the_breaker_and_one_trial_closes_it(broker: &Broker) {
-    let jarvis = setup(broker, "pause = 3").start();
+    let jarvis = setup(broker, "pause = 5").start();
     let fail = || jarvis.check("command/request/loop", "", json!({ "code": "timeout" }));
     (0..4).for_each(|_| drop(fail()));
     assert_eq!(jarvis.run("count", json!({})), json!({ "n": 1 }), "a call that comes back ends the row");
@@ -205,7 +209,7 @@ fn five_failures_in_a_row_open_the_breaker_and_one_trial_closes_it(broker: &Brok
 }
 
 fn a_trial_that_fails_opens_it_again(broker: &Broker) {
-    let jarvis = setup(broker, "failures = 1\npause = 1\nkills = 100").start();
+    let jarvis = setup(broker, "failures = 1\npause = 2\nkills = 100").start();
     have_it_killed(&jarvis, 1);
     for _ in 0..2 {
         jarvis.check("command/request/count", "", json!({ "code": "unavailable" }));
@@ -232,6 +236,31 @@ fn what_nobody_waits_for_is_dropped_while_it_is_open(broker: &Broker) {
     jarvis.ask("bridge/request/plugin/reload", "offender");
     assert_eq!(health(&jarvis)["breaker"], "closed");
     jarvis.check("event/request/rain", "", json!({ "data": { "delivered": 2, "errors": null } }));
+}
+
+fn timers_wait_while_it_is_open_and_one_of_them_is_tried(broker: &Broker) {
+    let code = r#"
+-- @commands arm, loop
+-- @permissions mqtt.publish:out/#
+function on_command(cmd)
+  if cmd.name == "loop" then while true do end end
+  for _, name in ipairs({ "a", "b" }) do
+    jarvis.timer.after(5, function() jarvis.mqtt.publish("out/timer", name) end)
+  end
+  return {}
+end
+"#;
+    let setup = Setup::new(broker).plugin("offender", code).set("LIMITS__HOOK_CPU_MS", "100");
+    let jarvis = setup.configuration("[breaker]\nfailures = 1\npause = 7\n").start();
+    jarvis.run("arm", json!({}));
+    jarvis.check("command/request/loop", "", json!({ "code": "timeout" }));
+    assert_eq!(health(&jarvis)["breaker"], "open");
+    let began = Instant::now();
+    let mut fired = [jarvis.next("out/timer").text().to_owned(), jarvis.next("out/timer").text().to_owned()];
+    assert!(began.elapsed() > Duration::from_millis(5_500), "they came after {:?}", began.elapsed());
+    fired.sort();
+    assert_eq!(fired, ["a", "b"], "none of them is lost");
+    assert_eq!(health(&jarvis)["breaker"], "closed");
 }
 
 fn plain_errors_open_nothing_and_all_errors_are_counted(broker: &Broker) {
@@ -291,22 +320,65 @@ fn others_answer_while_one_is_killed_and_killed_again(broker: &Broker) {
     for _ in 0..6 {
         jarvis.publish("jarvis/command/request/hang", "");
     }
-    let (mut killed, mut answers, mut worst) = (0, 0, Duration::ZERO);
+    let (mut killed, mut answers) = (0, 0);
     while killed < 6 {
-        let asked = Instant::now();
         assert_eq!(jarvis.run("quick", json!({}))["response"], "quick");
-        worst = worst.max(asked.elapsed());
         answers += 1;
         killed += jarvis.waiting("jarvis/command/response/hang").len();
     }
-    assert!(answers > 10 && worst < Duration::from_secs(2), "{answers} answers, the slowest in {worst:?}");
+    assert!(answers > 6 * 3, "only {answers} answers while six workers were killed");
     assert_json(&health(&jarvis), &json!({ "kills": 6 }));
+}
+
+fn nobody_waits_for_a_worker_that_is_slow_to_start(broker: &Broker) {
+    let slow = r#"
+-- @commands hang, mark
+-- @permissions mqtt.publish:out/#
+function on_command(cmd)
+  jarvis.state.set("marked", true)
+  if cmd.name == "hang" then string.find(string.rep("a", 60), string.rep("a?", 60) .. string.rep("a", 60)) end
+  return {}
+end
+function on_startup()
+  if not jarvis.state.get("marked") then return end
+  jarvis.mqtt.publish("out/starting", "", { now = true })
+  jarvis.sleep(5)
+  jarvis.mqtt.publish("out/started", "", { now = true })
+end
+"#;
+    let setup = Setup::new(broker).plugin("slow", slow).set("LIMITS__HOOK_CPU_MS", "100");
+    let jarvis = setup.set("BREAKER__FAILURES", "1").start();
+    jarvis.run("mark", json!({}));
+    jarvis.check("command/request/hang", "", json!({ "code": "timeout" }));
+    jarvis.next("out/starting");
+    jarvis.check("command/request/mark", "", json!({ "code": "unavailable", "error": "~is left alone" }));
+    jarvis.write_plugin("slow", "-- @commands mark\nfunction on_command() return { response = 'new' } end");
+    jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_reloaded" }));
+    assert_eq!(jarvis.run("mark", json!({}))["response"], "new");
+    assert!(jarvis.waiting("out/started").is_empty(), "the old one's start was not waited for");
+}
+
+fn what_waits_when_it_is_switched_off_is_for_the_version_that_comes(broker: &Broker) {
+    let jarvis = setup(broker, "kills = 1").set("LIMITS__HOOK_CPU_MS", "2000").start();
+    jarvis.publish("jarvis/command/request/hang", "");
+    for _ in 0..5 {
+        jarvis.publish("jarvis/command/request/count", "");
+    }
+    jarvis.write_plugin(
+        "offender",
+        "-- @commands hang, count\nfunction on_command() return { response = 'new' } end",
+    );
+    // The new version is there before the old one is killed, and waits for that.
+    jarvis.expect("jarvis/command/response/hang", json!({ "code": "timeout" }));
+    for _ in 0..5 {
+        jarvis.expect("jarvis/command/response/count", json!({ "response": "new" }));
+    }
 }
 
 fn a_full_mailbox_keeps_no_other_plugin_waiting(broker: &Broker) {
     let slow = r#"
 -- @permissions mqtt.publish:out/#
-function on_chat(m) jarvis.sleep(4) jarvis.mqtt.publish("out/done", m.content) end
+function on_chat(m) jarvis.sleep(5) jarvis.mqtt.publish("out/done", m.content) end
 "#;
     let jarvis = Setup::new(broker)
         .plugin("slow", slow)
@@ -341,4 +413,28 @@ fn a_refused_file_is_reloaded_by_its_name(broker: &Broker) {
         "good",
         json!({ "data": { "id": "good", "state": "ready" } }),
     );
+}
+
+fn a_plugin_says_how_it_is(broker: &Broker) {
+    let patient = r#"
+-- @commands catch
+local cold = false
+function on_command(cmd) cold = true return {} end
+function health() if cold then return false, "I have a cold" end return true end
+"#;
+    let jarvis = Setup::new(broker)
+        .plugin("patient", patient)
+        .plugin("offender", OFFENDER)
+        .set("BRIDGE__HEALTH_INTERVAL", "1")
+        .start();
+    let says = |expected: Value| {
+        jarvis.expect("jarvis/bridge/health", json!({ "plugins": { "patient": expected } }));
+    };
+    says(json!({ "healthy": true, "reason": null, "errors": 0 }));
+    jarvis.run("catch", json!({}));
+    // What it says is neither an error nor a reason to leave it alone.
+    says(json!({ "healthy": false, "reason": "I have a cold", "errors": 0, "breaker": "closed" }));
+    assert_eq!(health(&jarvis)["healthy"], Value::Null, "one that has no `health()` says nothing");
+    let list = jarvis.ask("bridge/request/plugin/info", "patient");
+    assert_json(&list["data"], &json!({ "state": "ready", "last_error": null }));
 }
