@@ -131,10 +131,12 @@ impl App {
         let (stop_router, router_stopped) = oneshot::channel();
         let (stop_announcing, announcing_stopped) = oneshot::channel();
         let (stop_watching, watching_stopped) = oneshot::channel();
+        let (stop_parking, parking_stopped) = oneshot::channel();
         if self.watch {
             self.plugins.watch(watching_stopped);
         }
         tokio::spawn(self.desk.clone().announce(announcing_stopped));
+        tokio::spawn(self.desk.clone().park(parking_stopped));
         let router = tokio::spawn(Router::new(self.desk.clone()).run(self.inbox, router_stopped));
         stop.await;
         tracing::info!("shutting down");
@@ -149,6 +151,7 @@ impl App {
         if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
+        drop(stop_parking);
         drop(stop_announcing);
         self.outbox.stop(FLUSH).await;
         self.session.stop().await;
@@ -353,6 +356,7 @@ fn bridge_config(config: &Config, connection: &mqtt::Config) -> bridge::Config {
             config::Assistant::External => bridge::Assistant::External,
         },
         chat_timeout: config.chat.timeout,
+        park_after: config.delivery.park_after,
         slash_commands: config.chat.slash_commands,
         health_interval: config.bridge.health_interval,
         shown: config::show_json(config),

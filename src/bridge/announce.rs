@@ -181,6 +181,7 @@ pub(super) fn health(desk: &Desk) -> Value {
         "uptime_s": desk.uptime().as_secs(),
         "memory_bytes": memory(),
         "requests": desk.requests(),
+        "parked": desk.parking().parked(),
         "mqtt": {
             "received": session.received,
             "acknowledged": session.acknowledged,

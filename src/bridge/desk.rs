@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-use super::{Config, chat::Answer};
+use super::{Config, chat::Answer, parking::Parking};
 use crate::{
     effects::Bus,
     mqtt::{Outbox, Session},
@@ -27,6 +27,7 @@ struct Inner {
     outbox: Outbox,
     session: Session,
     bus: Bus,
+    parking: Parking,
     store: Store,
     started: Instant,
     waiting: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
@@ -47,7 +48,9 @@ impl Desk {
         bus: Bus,
         store: Store,
     ) -> Self {
+        let parking = Parking::new(store.clone(), bus.clone(), config.park_after);
         Self(Arc::new(Inner {
+            parking,
             config,
             plugins,
             outbox,
@@ -85,6 +88,15 @@ impl Desk {
 
     pub(super) fn bus(&self) -> &Bus {
         &self.0.bus
+    }
+
+    pub(super) fn parking(&self) -> &Parking {
+        &self.0.parking
+    }
+
+    /// Parks what takes long until `stop` is dropped.
+    pub async fn park(self, stop: oneshot::Receiver<()>) {
+        self.0.parking.clone().run(stop).await;
     }
 
     pub(super) fn store(&self) -> &Store {

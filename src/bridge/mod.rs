@@ -15,6 +15,7 @@ mod desk;
 mod event;
 mod once;
 mod outcome;
+mod parking;
 mod payload;
 mod reply;
 mod request;
@@ -51,6 +52,8 @@ pub struct Config {
     pub waiting: usize,
     /// What an external assistant has.
     pub chat_timeout: Duration,
+    /// After how long an unfinished message is kept here and acknowledged.
+    pub park_after: Duration,
     /// Whether `/name` in a chat runs a command.
     pub slash_commands: bool,
     /// Between two reports on `bridge/health`.

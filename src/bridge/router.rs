@@ -39,9 +39,15 @@ impl Router {
         Self { desk }
     }
 
-    /// Takes messages until `stop` comes or the session ends. What is in the inbox then is not acknowledged,
+    /// Takes what the last run has parked, then messages until `stop` comes or the session ends. What is in the inbox then is not acknowledged,
     /// so the broker keeps it.
     pub async fn run(self, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
+        match self.desk.parking().left().await {
+            Ok(left) => left.into_iter().for_each(|inbound| self.take(inbound)),
+            Err(error) => {
+                tracing::error!(%error, "what was parked in the last run cannot be read: it waits on")
+            }
+        }
         loop {
             tokio::select! {
                 biased;
@@ -55,6 +61,7 @@ impl Router {
     }
 
     fn take(&self, inbound: Inbound) {
+        self.desk.parking().watch(&inbound);
         let base = &self.desk.config().base;
         if address::is_request(base, &inbound.topic) {
             let ids = &inbound.properties.subscription_ids;
@@ -137,7 +144,8 @@ async fn answer(desk: &Desk, inbound: Inbound) {
         .map_err(|misaddressed| misaddressed.failure)
         .and_then(|address| Ok((address, payload?)))
         .and_then(|ready| bad_echo.map_or(Ok(ready), Err))
-        .and_then(|ready| if hops > MAX_HOPS { Err(too_many_hops()) } else { Ok(ready) });
+        .and_then(|ready| if hops > MAX_HOPS { Err(too_many_hops()) } else { Ok(ready) })
+        .and_then(|ready| if has_place(desk, &ready.0) { Ok(ready) } else { Err(too_many_wait()) });
     match ready {
         Ok((address, payload)) => dispatch(desk, request, address, payload, reply).await,
         Err(failure) => {
@@ -166,6 +174,16 @@ async fn dispatch(desk: &Desk, request: Request, address: Address, payload: Payl
         Channel::Bridge => control::answer(desk, &request, address.path, payload).await,
     };
     reply.send(desk, &envelope, &request.cause).await;
+}
+
+/// Whether a request may begin that could take long. The bridge's own business is answered at once.
+fn has_place(desk: &Desk, address: &Address) -> bool {
+    !desk.parking().is_full() || matches!(address.channel, Channel::Bridge)
+}
+
+fn too_many_wait() -> Failure {
+    let text = "more requests wait for slow plugins than the bridge keeps: bridge/request/health shows which are slow";
+    Failure::new(ErrorCode::Unavailable, text)
 }
 
 fn hops(inbound: &Inbound) -> u8 {

@@ -17,7 +17,8 @@ mod typed;
 
 pub use fault::{Fault, Faults};
 pub use sections::{
-    Admin, Assistant, Breaker, Bridge, Broker, Chat, Http, Limits, Location, Log, Mqtt, Paths, Reload,
+    Admin, Assistant, Breaker, Bridge, Broker, Chat, Delivery, Http, Limits, Location, Log, Mqtt, Paths,
+    Reload,
 };
 pub use settings::PluginValues;
 pub use show::{show, show_json};
@@ -62,6 +63,8 @@ pub struct Config {
     pub broker: Broker,
     /// `[bridge]`
     pub bridge: Bridge,
+    /// `[delivery]`
+    pub delivery: Delivery,
     /// `[chat]`
     pub chat: Chat,
     /// `[limits]`

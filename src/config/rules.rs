@@ -51,6 +51,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("bridge.admin_over_mqtt", Rule::OneOf(&["auto", "full", "read", "off"])),
     ("bridge.health_interval", Rule::Whole(1..=86_400)),
     ("bridge.shutdown_timeout", Rule::Whole(1..=600)),
+    ("delivery.park_after", Rule::Whole(1..=MAX_MS)),
     ("chat.assistant", Rule::OneOf(&["none", "external"])),
     ("chat.timeout", Rule::Whole(1..=3_600)),
     ("chat.slash_commands", Rule::Switch),

@@ -103,6 +103,15 @@ pub enum Admin {
     Off,
 }
 
+/// `[delivery]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delivery {
+    /// After how long an unfinished message is kept in the data directory and acknowledged.
+    #[serde(deserialize_with = "milliseconds")]
+    pub park_after: Duration,
+}
+
 /// `[chat]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -148,6 +148,20 @@ impl Bus {
             .collect()
     }
 
+    /// The plugins' filters behind subscription identifiers, which mean something in this run only.
+    #[must_use]
+    pub fn filters(&self, identifiers: &[usize]) -> Vec<Filter> {
+        let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };
+        lock(subscriptions).filters(identifiers)
+    }
+
+    /// The identifiers of filters, where plugins still listen to them.
+    #[must_use]
+    pub fn identifiers(&self, filters: &[Filter]) -> Vec<usize> {
+        let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };
+        lock(subscriptions).identifiers(filters)
+    }
+
     pub(super) fn last_value(&self, plugin: &PluginId, topic: &str) -> Option<Payload> {
         let Kind::Broker { subscriptions, .. } = &self.0 else { return None };
         lock(subscriptions).last(plugin, topic)

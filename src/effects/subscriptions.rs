@@ -76,6 +76,18 @@ impl Subscriptions {
             .collect()
     }
 
+    /// The filters behind some identifiers.
+    pub(super) fn filters(&self, identifiers: &[usize]) -> Vec<Filter> {
+        let meant = |listeners: &Listeners| identifiers.contains(&listeners.identifier);
+        let filters = self.filters.iter().filter(|(_, listeners)| meant(listeners));
+        filters.map(|(filter, _)| filter.clone()).collect()
+    }
+
+    /// The identifiers of some filters.
+    pub(super) fn identifiers(&self, filters: &[Filter]) -> Vec<usize> {
+        filters.iter().filter_map(|filter| Some(self.filters.get(filter)?.identifier)).collect()
+    }
+
     /// Keeps a value for [`Subscriptions::last`]. What is too large or one topic too many is not kept.
     pub(super) fn heard(&mut self, topic: &str, payload: &Payload) {
         let known = self.last.contains_key(topic);
@@ -110,6 +122,8 @@ mod tests {
         assert_eq!(subscriptions.add(&Filter::parse("#").unwrap(), &two, 0), (3, 0));
         assert_eq!(subscriptions.listeners("a/b", &[2]).len(), 1);
         assert_eq!(subscriptions.listeners("a/b", &[]).len(), 2, "without identifiers all that match");
+        let filters = subscriptions.filters(&[2, 9]);
+        assert_eq!((&filters[..], subscriptions.identifiers(&filters)), (&[filter.clone()][..], vec![2]));
         subscriptions.heard("a/b", &Payload::Text("1".into()));
         assert_eq!(subscriptions.last(&one, "a/b"), Some(Payload::Text("1".into())));
         assert!(!subscriptions.remove(&filter, &one));

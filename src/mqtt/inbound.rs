@@ -2,6 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use rumqttc::v5::mqttbytes::v5::Publish;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::receipt::Receipt;
@@ -29,7 +30,8 @@ pub struct Inbound {
 }
 
 /// MQTT 5 properties of a message that arrived.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InboundProperties {
     /// Where its sender wants an answer; not checked.
     pub response_topic: Option<String>,
@@ -39,7 +41,9 @@ pub struct InboundProperties {
     pub content_type: Option<String>,
     /// User properties, in order.
     pub user: Vec<(String, String)>,
-    /// The identifiers of the subscriptions that this copy is for; none where the broker knows none.
+    /// The identifiers of the subscriptions that this copy is for; none where the broker knows none. They mean
+    /// something in one run only.
+    #[serde(skip)]
     pub subscription_ids: Vec<usize>,
     /// For how many seconds more it is of interest.
     pub message_expiry: Option<u32>,

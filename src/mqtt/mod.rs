@@ -36,7 +36,7 @@ pub use address::{BrokerUrl, UrlError, parse_url};
 pub use connect::Config;
 pub use inbound::{Inbound, InboundProperties, Inbox};
 pub use outbox::{Outbox, OutboxCounters, Outgoing, OutgoingProperties, Refused};
-pub use receipt::Receipt;
+pub use receipt::{Receipt, WeakReceipt};
 pub use session::{Session, SessionCounters};
 pub use status::{BrokerLimits, RefusedSubscription, State, Status};
 pub use subscriptions::{RetainHandling, Subscription};

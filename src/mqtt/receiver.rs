@@ -180,6 +180,7 @@ impl Receiver {
         self.limits = None;
         self.subscriptions.disconnected();
         // Receipts of the old connection settle into the old acknowledgements, which nobody sends.
+        self.acks.end();
         self.acks = Arc::default();
         self.publish_subscriptions();
     }

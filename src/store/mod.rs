@@ -6,6 +6,7 @@ mod writer;
 
 use std::{collections::BTreeMap, path::Path};
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,6 +50,17 @@ pub struct Kept {
     pub state: BTreeMap<String, Box<RawValue>>,
     /// What `jarvis.config.set` has set.
     pub config: BTreeMap<String, Box<RawValue>>,
+}
+
+/// A message that the broker has given away and that is not dealt with yet.
+#[derive(Debug, Clone)]
+pub struct Parked {
+    /// Where it was published.
+    pub topic: String,
+    /// What was published.
+    pub payload: Bytes,
+    /// The rest, as whoever parks it writes it.
+    pub details: String,
 }
 
 /// What can go wrong, by what a caller can do about it.
@@ -158,6 +170,34 @@ impl Store {
         kept.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
     }
 
+    /// Keeps messages in the broker's stead, in one commit; gives each its number, which grow.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], then none of them is kept, and [`StoreError::Closed`].
+    pub async fn park(&self, messages: Vec<Parked>) -> Result<Vec<i64>, StoreError> {
+        let (done, parked) = oneshot::channel();
+        self.send(writer::Job::Park { messages, done }).await?;
+        parked.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
+    }
+
+    /// Forgets a parked message: it is dealt with.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn unpark(&self, number: i64) -> Result<(), StoreError> {
+        self.send(writer::Job::Unpark { number }).await
+    }
+
+    /// The messages that are parked, in the order they were.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] and [`StoreError::Closed`].
+    pub async fn parked(&self) -> Result<Vec<(i64, Parked)>, StoreError> {
+        let (done, parked) = oneshot::channel();
+        self.send(writer::Job::Parked { done }).await?;
+        parked.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
+    }
+
     async fn send(&self, job: writer::Job) -> Result<(), StoreError> {
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)
     }
@@ -175,7 +215,7 @@ impl Commit {
 
 #[cfg(test)]
 mod tests {
-    use super::{PluginId, Space, Store, StoreError, Write};
+    use super::{Parked, PluginId, Space, Store, StoreError, Write};
     use serde_json::value::to_raw_value;
 
     fn write(key: &str, value: Option<i64>) -> Write {
@@ -218,6 +258,24 @@ mod tests {
         let missing = directory.path().join("nowhere.db");
         assert!(keys(&Store::copy_of(&missing).unwrap()).await.is_empty());
         assert!(!missing.exists());
+    }
+
+    #[tokio::test]
+    async fn parked_messages_outlive_the_process_until_they_are_dealt_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let store = Store::open(&path).unwrap();
+        let message = |payload: &'static [u8]| Parked {
+            topic: "a/b".into(),
+            payload: payload.into(),
+            details: "{}".into(),
+        };
+        let numbers = store.park(vec![message(b"1"), message(b"\0\xff"), message(b"")]).await.unwrap();
+        store.unpark(numbers[0]).await.unwrap();
+        drop(store);
+        let parked = Store::open(&path).unwrap().parked().await.unwrap();
+        let parked: Vec<_> = parked.iter().map(|(number, parked)| (*number, &parked.payload[..])).collect();
+        assert_eq!(parked, [(numbers[1], &b"\0\xff"[..]), (numbers[2], &b""[..])]);
     }
 
     #[test]

@@ -7,13 +7,19 @@ use rusqlite::{Connection, OpenFlags};
 use super::StoreError;
 
 /// Each entry takes the schema one version further; the file's `user_version` counts them.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE note (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE state (plugin TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
                         PRIMARY KEY (plugin, key)) WITHOUT ROWID;
     CREATE TABLE config (plugin TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
                          PRIMARY KEY (plugin, key)) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE parked (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL,
+                         details TEXT NOT NULL);
+",
+];
 
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path).map_err(|error| failed(path, &error))?;

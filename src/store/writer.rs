@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Kept, Space, Write};
+use super::{Kept, Parked, Space, Write};
 use crate::model::PluginId;
 
 /// Commits taken together at most; more than the bridge has in flight at once.
@@ -17,6 +17,9 @@ pub(super) enum Job {
     Kept { plugin: PluginId, done: Reply<Kept> },
     Note { key: &'static str, done: Reply<Option<String>> },
     KeepNote { key: &'static str, value: String, done: Reply<()> },
+    Park { messages: Vec<Parked>, done: Reply<Vec<i64>> },
+    Unpark { number: i64 },
+    Parked { done: Reply<Vec<(i64, Parked)>> },
 }
 
 /// Starts the thread; it ends when every handle of the store is gone.
@@ -33,7 +36,7 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
     let mut next = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
         let Job::Commit { writes, done } = job else {
-            answer(&connection, job);
+            answer(&mut connection, job);
             continue;
         };
         group.push((writes, done));
@@ -92,7 +95,7 @@ fn apply<'a>(connection: &mut Connection, writes: impl Iterator<Item = &'a Write
 }
 
 /// Reads, and notes of the bridge's own. An answer nobody waits for any more is dropped.
-fn answer(connection: &Connection, job: Job) {
+fn answer(connection: &mut Connection, job: Job) {
     match job {
         Job::Commit { .. } => {}
         Job::Kept { plugin, done } => {
@@ -112,7 +115,40 @@ fn answer(connection: &Connection, job: Job) {
                 .map_err(|error| error.to_string());
             let _ = done.send(kept);
         }
+        Job::Park { messages, done } => {
+            let _ = done.send(park(connection, &messages).map_err(|error| error.to_string()));
+        }
+        Job::Unpark { number } => {
+            if let Err(error) = connection.execute("DELETE FROM parked WHERE number = ?", [number]) {
+                tracing::warn!(%error, "a message that was dealt with stays parked: it comes again at the next start");
+            }
+        }
+        Job::Parked { done } => {
+            let _ = done.send(parked(connection).map_err(|error| error.to_string()));
+        }
     }
+}
+
+fn park(connection: &mut Connection, messages: &[Parked]) -> rusqlite::Result<Vec<i64>> {
+    let transaction = connection.transaction()?;
+    let mut numbers = Vec::with_capacity(messages.len());
+    for Parked { topic, payload, details } in messages {
+        let mut insert =
+            transaction.prepare_cached("INSERT INTO parked (topic, payload, details) VALUES (?, ?, ?)")?;
+        numbers.push(insert.insert(params![topic, &payload[..], details])?);
+    }
+    transaction.commit()?;
+    Ok(numbers)
+}
+
+fn parked(connection: &Connection) -> rusqlite::Result<Vec<(i64, Parked)>> {
+    let mut statement =
+        connection.prepare("SELECT number, topic, payload, details FROM parked ORDER BY number")?;
+    let rows = statement.query_map((), |row| {
+        let payload: Vec<u8> = row.get(2)?;
+        Ok((row.get(0)?, Parked { topic: row.get(1)?, payload: payload.into(), details: row.get(3)? }))
+    })?;
+    rows.collect()
 }
 
 fn kept(connection: &Connection, plugin: &PluginId) -> Result<Kept, String> {

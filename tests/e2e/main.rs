@@ -23,6 +23,7 @@ mod jarvis;
 mod kept;
 mod lifecycle;
 mod neighbours;
+mod parking;
 mod reload;
 mod replies;
 mod sandbox;
