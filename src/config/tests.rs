@@ -414,6 +414,7 @@ fn embedders_without_a_configuration_get_the_shipped_figures() {
     let settings = crate::plugin::Settings::default();
     assert_eq!(config.limits.max_timeout_ms, settings.max_timeout_ms);
     assert_eq!(config.limits.max_memory, settings.max_memory);
+    assert_eq!(config.limits.plugins, settings.max_plugins);
     let http = crate::effects::http::Config::default();
     assert_eq!(
         (config.http.timeout, config.http.max_timeout, config.http.max_body, config.http.redirects),

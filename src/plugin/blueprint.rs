@@ -25,6 +25,8 @@ pub struct Settings {
     pub max_timeout_ms: u64,
     /// How far `@memory` counts, in bytes.
     pub max_memory: usize,
+    /// How many plugins may run, each in a process of its own.
+    pub max_plugins: usize,
     /// IANA name for `jarvis.time`.
     pub timezone: String,
     /// First levels of the bridge's own topics.
@@ -80,7 +82,7 @@ impl Blueprint {
                 description: manifest.description.clone(),
             },
             chunk: self.source.file_name.clone(),
-            source: self.source.text.clone(),
+            source: self.source.text.to_string(),
             permissions: self.rights.permissions().to_vec(),
             limits: self.limits.clone(),
             timezone: self.timezone.clone(),

@@ -295,6 +295,7 @@ impl Default for Settings {
             limits: Limits::default(),
             max_timeout_ms: 30_000,
             max_memory: 64 << 20,
+            max_plugins: 100,
             timezone: "UTC".into(),
             base: Topic::default(),
             values: BTreeMap::new(),

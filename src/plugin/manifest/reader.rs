@@ -11,7 +11,7 @@ use super::{
     permissions,
     value::{is_command_name, parse_default, parse_duration, parse_size},
 };
-use crate::model::{Filter, PluginId, message::is_event_name};
+use crate::model::{Filter, PluginId, is_deceptive, message::is_event_name};
 
 /// The most header lines with a key.
 const MAX_KEYS: usize = 200;
@@ -141,7 +141,7 @@ impl<'text> Reader<'text> {
                 .faults
                 .at(line, format!("`@{key}` has {length} bytes, at most {MAX_VALUE} are allowed"));
         }
-        if value.chars().any(|character| character.is_control() && character != '\t') {
+        if value.chars().any(|character| is_deceptive(character) && character != '\t') {
             return self.faults.at(line, format!("`@{key}` has a control character in it: remove it"));
         }
         match key {
