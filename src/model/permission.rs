@@ -37,7 +37,7 @@ impl Permission {
     /// # Errors
     /// When its kind is unknown or what follows the colon is not a host or filter.
     pub fn parse(text: &str) -> Result<Self, BadPermission> {
-        let bad = |reason: String| BadPermission { found: text.chars().take(120).collect(), reason };
+        let bad = |reason: String| BadPermission { found: super::shown(text, 120), reason };
         let kinds = "write `http:<host[:port]>`, `mqtt.publish:<filter>` or `mqtt.subscribe:<filter>`";
         let (kind, object) = text.split_once(':').ok_or_else(|| bad(kinds.into()))?;
         match kind.trim() {
@@ -62,6 +62,9 @@ fn parse_host(text: &str) -> Result<Permission, String> {
             if host.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err(format!("`{host}` is not an IPv6 address"));
             }
+            if !after.is_empty() && !after.starts_with(':') {
+                return Err(format!("`{text}` has more than a port behind its `]`"));
+            }
             (host, after.strip_prefix(':'))
         }
         None => match text.split_once(':') {
@@ -73,11 +76,24 @@ fn parse_host(text: &str) -> Result<Permission, String> {
     if host.is_empty() || (!text.starts_with('[') && !host.bytes().all(is_name)) {
         return Err(not_a_host(text));
     }
-    let port = port.map(str::parse).transpose().map_err(|_| format!("`{text}` has no valid port"))?;
+    let port = match port {
+        // The number parser takes a sign, and 0 is no port that could be connected to.
+        Some(port) if port.starts_with('+') => Err(()),
+        Some(port) => port.parse().map(Some).map_err(|_| ()),
+        None => Ok(None),
+    };
+    let port =
+        port.ok().filter(|port| *port != Some(0)).ok_or_else(|| format!("`{text}` has no valid port"))?;
     Ok(Permission::Http { host: host.to_ascii_lowercase(), port })
 }
 
 fn not_a_host(text: &str) -> String {
+    let text = super::shown(text, 120);
+    if !text.is_ascii() {
+        return format!(
+            "`{text}` is not a host: write a name with such letters in its ASCII form, as in `xn--…`"
+        );
+    }
     format!(
         "`{text}` is not a host: write a name or address without scheme and path, as in \
          `http:api.example.com`; put an IPv6 address in brackets"
@@ -141,6 +157,11 @@ mod tests {
         check("http:https://example.com", "without scheme and path");
         check("http:example.com/path", "without scheme and path");
         check("mqtt.publish:a#", "`#` must be the whole last level");
+        check("http:b\u{fc}cher.example", "in its ASCII form");
+        check("http:[::1]x", "more than a port behind its `]`");
+        for port in ["", "0", "+80", "65536", "x"] {
+            check(&format!("http:localhost:{port}"), "has no valid port");
+        }
         check("shell:rm", "there is no permission `shell`");
     }
 }

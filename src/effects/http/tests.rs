@@ -1,5 +1,7 @@
 //! Requests against real servers on this machine.
 
+mod hostile;
+
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
