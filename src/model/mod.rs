@@ -1,9 +1,14 @@
 //! The words everything else speaks: topics, messages, envelopes, frames. No input or output of any kind.
 
+#[cfg(test)]
+pub(crate) mod dice;
 pub mod envelope;
 pub mod failure;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod id;
+pub mod json;
 pub mod limits;
 pub mod message;
 pub mod permission;

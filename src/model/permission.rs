@@ -37,7 +37,11 @@ impl Permission {
     /// # Errors
     /// When its kind is unknown or what follows the colon is not a host or filter.
     pub fn parse(text: &str) -> Result<Self, BadPermission> {
-        let bad = |reason: String| BadPermission { found: super::shown(text, 120), reason };
+        let bad = |reason: String| BadPermission {
+            found: super::shown(text, 120),
+            // It may repeat a part of the text.
+            reason: super::shown(&reason, 400),
+        };
         let kinds = "write `http:<host[:port]>`, `mqtt.publish:<filter>` or `mqtt.subscribe:<filter>`";
         let (kind, object) = text.split_once(':').ok_or_else(|| bad(kinds.into()))?;
         match kind.trim() {

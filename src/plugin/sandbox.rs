@@ -18,6 +18,7 @@ use crate::{
     model::{
         ErrorCode, Failure, Limits, Topic,
         frame::{HOOKS, Input},
+        json,
     },
     store::{Store, StoreError},
     worker::{self, Spawner},
@@ -208,8 +209,7 @@ impl Sandbox {
             .map_err(|error| Failure::new(ErrorCode::InvalidPayload, error.to_string()))?;
         let step = self.manager.registry().call(id, hook, Input::Value(input), &Cause::none()).await?;
         let result = step.outcome?;
-        let parse = |result: &str| serde_json::from_str(result);
-        result.map_or(Ok(Value::Null), |result| parse(result.get())).map_err(|error| {
+        result.map_or(Ok(Value::Null), |result| json::parse(result.get())).map_err(|error| {
             Failure::new(ErrorCode::InvalidResult, format!("plugin `{id}`: {hook} returned {error}"))
         })
     }

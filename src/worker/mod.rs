@@ -4,6 +4,8 @@
 pub mod child;
 mod clock;
 pub mod frames;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod process;
 

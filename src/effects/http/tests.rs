@@ -1,5 +1,6 @@
 //! Requests against real servers on this machine.
 
+mod fuzz;
 mod hostile;
 
 use std::{

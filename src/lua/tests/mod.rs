@@ -2,6 +2,7 @@
 
 mod api;
 mod conversion;
+mod fuzz;
 mod limits;
 mod sandbox;
 mod speed;

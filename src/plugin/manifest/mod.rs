@@ -1,6 +1,8 @@
 //! What a plugin says about itself in its first lines, read without running it. Knows no registry, no limit.
 
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod header;
 mod permissions;
 mod reader;
