@@ -260,6 +260,7 @@ mod tests {
         put("alike.lua", source("\u{430}dmin").as_bytes());
         put("CON.lua", source("CON").as_bytes());
         put("turn.lua", source("turn").replace("@name X", "@name a\u{202e}b").as_bytes());
+        put("asks.lua", (source("asks") + "-- @subscribe jarvis/+/request/#\n").as_bytes());
         put("a\nb.lua", source("newline").as_bytes());
         put("a\u{202e}b.lua", source("turned").as_bytes());
         fs::create_dir(here.join("folder.lua")).unwrap();
@@ -277,6 +278,7 @@ mod tests {
             ("up.lua", "up.lua:1: `../x` is not a plugin id"),
             ("alike.lua", "alike.lua:1: `\u{430}dmin` is not a plugin id"),
             ("CON.lua", "CON.lua:1: `CON` is not a plugin id"),
+            ("asks.lua", "asks.lua:6: `@subscribe jarvis/+/request/#` lies inside"),
             ("turn.lua", "turn.lua:2: `@name` has a control character"),
             ("a\\u{a}b.lua", "a\\u{a}b.lua: the file's name has a control character"),
             ("a\\u{202e}b.lua", "a\\u{202e}b.lua: the file's name has a control character"),
@@ -288,7 +290,7 @@ mod tests {
             let broken = found.broken.get(name).unwrap_or_else(|| panic!("{name} was not refused"));
             assert!(broken.fault.starts_with(expect), "{name}: {}", broken.fault);
         }
-        assert_eq!(found.broken.len(), 14, "{:#?}", found.broken);
+        assert_eq!(found.broken.len(), 15, "{:#?}", found.broken);
         assert_eq!(found.warnings, []);
     }
 

@@ -122,7 +122,7 @@ mod tests {
         time::{Duration, Instant, SystemTime},
     };
 
-    use super::{DOUBT, Folder, MAX_SOURCE, SETTLED, Shelf};
+    use super::{DOUBT, Folder, SETTLED, Shelf};
 
     /// Whether the file is read again at each of these times.
     struct Looks {
@@ -213,7 +213,6 @@ mod tests {
         assert_eq!(take("x.lua", 5), (Ok("x = 1".into()), 5));
         let (reading, _) = take("x.lua", 4);
         assert!(reading.unwrap_err().contains("more than 64 MiB of source"));
-        assert!(MAX_SOURCE < super::MAX_TOTAL);
         assert!(shelf.take(&folder, "gone.lua", 5, Instant::now()).is_none());
     }
 }

@@ -41,7 +41,7 @@ pub(super) enum SourceError {
         line: usize,
     },
     /// A NUL byte, which no text has but UTF-16 read as something else.
-    #[error("has a NUL byte: save the file as UTF-8, not UTF-16")]
+    #[error("has a NUL byte, a control character that no text has: save the file as UTF-8, not UTF-16")]
     Nul {
         /// Its line, counted from 1.
         line: usize,
@@ -149,8 +149,14 @@ mod tests {
             assert_eq!(read_content(content).unwrap_err().about("x.lua"), expect);
         };
         check(b"-- @id a\n-- caf\xe9\n", "x.lua:2: is not UTF-8 from byte 15 on: save the file as UTF-8");
-        check(b"-\0-\0 \0", "x.lua:1: has a NUL byte: save the file as UTF-8, not UTF-16");
-        check(b"x = 1\ny = 'a\0b'", "x.lua:2: has a NUL byte: save the file as UTF-8, not UTF-16");
+        check(
+            b"-\0-\0 \0",
+            "x.lua:1: has a NUL byte, a control character that no text has: save the file as UTF-8, not UTF-16",
+        );
+        check(
+            b"x = 1\ny = 'a\0b'",
+            "x.lua:2: has a NUL byte, a control character that no text has: save the file as UTF-8, not UTF-16",
+        );
         check(b"\x1bLua\x54\0\x19\x93\r\n\x1a\n", "x.lua: is Lua bytecode: put the source here");
         check(b"\xef\xbb\xbf\x1bLua", "x.lua: is Lua bytecode: put the source here");
         check(b"#!/usr/bin/lua\n\x1bLua", "x.lua: is Lua bytecode: put the source here");

@@ -84,6 +84,7 @@ pub(super) struct Reader<'text> {
     items: usize,
     commands: Vec<String>,
     subscribe: Vec<Filter>,
+    subscribe_lines: Vec<u32>,
     emits: Vec<String>,
     permissions: Vec<RawPermission>,
     config: BTreeMap<String, (u32, Value)>,
@@ -102,6 +103,7 @@ impl<'text> Reader<'text> {
             items: 0,
             commands: Vec::new(),
             subscribe: Vec::new(),
+            subscribe_lines: Vec::new(),
             emits: Vec::new(),
             permissions: Vec::new(),
             config: BTreeMap::new(),
@@ -205,7 +207,7 @@ impl<'text> Reader<'text> {
         Ok(())
     }
 
-    fn take_filter(&mut self, _line: u32, text: &str) -> Result<(), String> {
+    fn take_filter(&mut self, line: u32, text: &str) -> Result<(), String> {
         if text.contains("{config.") {
             return Err(format!(
                 "`{}` has a place for a value, which only `@permissions` can have: call \
@@ -216,6 +218,7 @@ impl<'text> Reader<'text> {
         let filter = Filter::parse(text).map_err(|error| error.to_string())?;
         if !self.subscribe.contains(&filter) {
             self.subscribe.push(filter);
+            self.subscribe_lines.push(line);
         }
         Ok(())
     }
@@ -296,6 +299,7 @@ impl<'text> Reader<'text> {
             priority: priority.unwrap_or_default(),
             commands: self.commands,
             subscribe: self.subscribe,
+            subscribe_lines: self.subscribe_lines,
             emits: self.emits,
             permissions: self.permissions,
             timeout_ms,
