@@ -339,8 +339,16 @@ mod tests {
         fs::write(root.join("inside.txt"), "inside").unwrap();
         symlink("inside.txt", root.join("x.lua")).unwrap();
         let folder = Folder::open(&root).unwrap();
+        struct Done<'flag>(&'flag AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // Also where an assertion fails, or the other thread would go on for ever.
+            let _end = Done(&done);
             scope.spawn(|| {
                 for target in ["../outside.lua", "inside.txt"].iter().cycle() {
                     let _ = fs::remove_file(root.join("next"));
@@ -365,7 +373,6 @@ mod tests {
                     break;
                 }
             }
-            done.store(true, Ordering::Relaxed);
             assert!(inside > 0 && refused > 0, "{inside} inside, {refused} refused");
         });
     }
