@@ -69,8 +69,9 @@ pub(super) fn look(
 
 /// The names to look at, those that run first, else in order. The others are refused here.
 fn names(folder: &Folder, running: &Running, found: &mut Found) -> io::Result<Vec<String>> {
-    let (mut names, mut others) = (Vec::new(), BTreeSet::new());
-    let mut more = false;
+    // What runs is looked for by name, wherever the directory tells it; what has vanished tells itself.
+    let mut names: Vec<String> = running.keys().cloned().collect();
+    let (mut others, mut more) = (BTreeSet::new(), false);
     for (count, entry) in folder.names()?.enumerate() {
         if count == MAX_ENTRIES {
             found.warn(format!(
@@ -82,7 +83,7 @@ fn names(folder: &Folder, running: &Running, found: &mut Found) -> io::Result<Ve
         match entry.to_str() {
             // Hidden files are an editor's or a system's.
             _ if !entry.as_bytes().ends_with(b".lua") || entry.as_bytes().starts_with(b".") => {}
-            Some(name) if running.contains_key(name) => names.push(name.to_owned()),
+            Some(name) if running.contains_key(name) => {}
             _ => {
                 others.insert(entry);
                 // The directory tells them in no order; the first by name are wanted.
@@ -93,7 +94,6 @@ fn names(folder: &Folder, running: &Running, found: &mut Found) -> io::Result<Ve
     if more {
         found.warn(format!("has more than {MAX_FILES} `.lua` files; the rest is not looked at: remove some"));
     }
-    names.sort_unstable();
     for entry in others {
         match readable(entry) {
             Ok(name) if names.len() < MAX_FILES => names.push(name),
@@ -192,9 +192,11 @@ impl Found {
 
     /// Each plugin is a process: those that run keep their places, the others get what is left, by name.
     fn refuse_surplus(&mut self, running: &Running, most: usize) {
+        // Where a file is refused, the version before it still runs.
+        let before = self.broken.keys().filter(|name| running.contains_key(*name)).count();
         let mut names: Vec<String> = self.plugins.keys().cloned().collect();
         names.sort_by_key(|name| !running.contains_key(name));
-        for name in names.into_iter().skip(most) {
+        for name in names.into_iter().skip(most.saturating_sub(before)) {
             let Some(blueprint) = self.plugins.remove(&name) else { continue };
             let fault = format!(
                 "{name}: there are {most} plugins already, the most that may run (`limits.plugins`): remove one or \
@@ -305,9 +307,11 @@ mod tests {
                 format!("{name}: there are 2 plugins already, the most that may run (`limits.plugins`)");
             assert!(found.broken[name].fault.starts_with(&expect), "{}", found.broken[name].fault);
         }
-        // A file that is refused takes nobody's place.
+        // A file that is refused takes nobody's place, unless the version before it runs.
         fs::write(place.path().join("a.lua"), "").unwrap();
         assert_eq!(good(&look(place.path(), &running(&["d"]), 2)), ["b.lua", "d.lua"]);
+        assert_eq!(good(&look(place.path(), &running(&["a", "d"]), 2)), ["d.lua"]);
+        assert_eq!(good(&look(place.path(), &running(&["d", "gone"]), 2)), ["b.lua", "d.lua"]);
         assert_eq!(good(&look(place.path(), &Running::new(), 0)), Vec::<&str>::new());
     }
 

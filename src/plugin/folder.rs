@@ -30,6 +30,7 @@ pub(super) struct Stamp {
 
 /// Why nothing can be read under a name.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only there links are followed"))]
 pub(super) enum Obstacle {
     /// Nothing is there, perhaps not any more.
     #[error("does not exist")]
