@@ -306,6 +306,36 @@ mod tests {
         refused(&folder, "gone.lua", "does not exist");
     }
 
+    /// Takes the call that keeps links inside from this thread, as an old kernel or an old container does.
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn take_away_openat2(error: rustix::io::Errno) {
+        use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+        const OPENAT2: i64 = 437;
+        let refuse = SeccompAction::Errno(error.raw_os_error().unsigned_abs());
+        let rules = [(OPENAT2, Vec::new())].into_iter().collect();
+        let processor = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, processor).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    }
+
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[test]
+    fn an_old_kernel_or_container_follows_no_link_and_reads_the_rest() {
+        for error in [rustix::io::Errno::NOSYS, rustix::io::Errno::PERM] {
+            let tried = std::thread::spawn(move || {
+                let place = tempfile::tempdir().unwrap();
+                fs::write(place.path().join("x.lua"), "inside").unwrap();
+                symlink("x.lua", place.path().join("link.lua")).unwrap();
+                let folder = Folder::open(place.path()).unwrap();
+                assert_eq!(content(&folder, "link.lua").unwrap(), "inside");
+                take_away_openat2(error);
+                assert_eq!(content(&folder, "x.lua").unwrap(), "inside");
+                refused(&folder, "link.lua", "is a symbolic link, which this system cannot follow safely");
+            });
+            tried.join().unwrap();
+        }
+    }
+
     #[test]
     fn what_is_no_file_is_refused_without_waiting() {
         let place = tempfile::tempdir().unwrap();
