@@ -187,6 +187,27 @@ async fn nothing_is_kept_from_one_request_to_the_next() {
     assert!(!seen[1].contains("cookie") && !seen[1].contains("referer"), "{}", seen[1]);
 }
 
+/// Runs once more in a process of its own, whose environment names a proxy.
+#[tokio::test]
+async fn the_systems_proxy_is_not_used() {
+    const INSIDE: &str = "JARVIS_TEST_BEHIND_A_PROXY";
+    let server = Server::start(|_| ok("direct"));
+    if std::env::var_os(INSIDE).is_some() {
+        assert_eq!(text(run(&["http:localhost"], get(server.url("/"))).await.unwrap()), "direct");
+        return;
+    }
+    let proxy = Server::start(|_| ok("through the proxy"));
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "effects::http::tests::hostile::the_systems_proxy_is_not_used"]).env(INSIDE, "1");
+    for variable in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        again.env(variable, format!("http://127.0.0.1:{}", proxy.port));
+    }
+    let output = again.output().unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && report.contains("1 passed"), "{report}");
+    assert_eq!(proxy.seen(), Vec::<String>::new());
+}
+
 /// What is sent again and again.
 struct Endless {
     head: &'static [u8],
