@@ -81,14 +81,15 @@ fn parse_host(text: &str) -> Result<Permission, String> {
         return Err(not_a_host(text));
     }
     let port = match port {
-        // The number parser takes a sign, and 0 is no port that could be connected to.
-        Some(port) if port.starts_with('+') => Err(()),
-        Some(port) => port.parse().map(Some).map_err(|_| ()),
-        None => Ok(None),
+        None => None,
+        Some(port) => Some(parse_port(port).ok_or_else(|| format!("`{text}` has no valid port"))?),
     };
-    let port =
-        port.ok().filter(|port| *port != Some(0)).ok_or_else(|| format!("`{text}` has no valid port"))?;
     Ok(Permission::Http { host: host.to_ascii_lowercase(), port })
+}
+
+/// The number parser would take a sign, and nothing can be connected to port 0.
+fn parse_port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0 && !text.starts_with('+'))
 }
 
 fn not_a_host(text: &str) -> String {

@@ -22,8 +22,6 @@ const MAX_ADDRESSES: usize = 16;
 /// Lookups of one plugin at a time. A lookup cannot be called off: without this bound a plugin that gives
 /// up early and asks again would start threads without end.
 const LOOKUPS: usize = 2;
-/// What the system's resolver needs: its buffers lie on the stack.
-const LOOKUP_STACK: usize = 512 * 1024;
 /// Endings of names that no public name server knows (RFC 6762, RFC 8375, ICANN's `.internal`, and habit).
 const LOCAL_ENDINGS: [&str; 4] = [".local", ".lan", ".home.arpa", ".internal"];
 
@@ -105,7 +103,7 @@ impl Reach {
         let (tell, told) = oneshot::channel();
         // A thread of its own: a name server that does not answer, perhaps the plugin author's, must hold up
         // neither what else blocks nor the end of the bridge.
-        let thread = thread::Builder::new().name("lookup".into()).stack_size(LOOKUP_STACK).spawn(move || {
+        let thread = thread::Builder::new().name("lookup".into()).spawn(move || {
             let found = look_up(&owned, port);
             drop(turn);
             // Who asked may have given up.
