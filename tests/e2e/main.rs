@@ -17,6 +17,7 @@ mod docker_acl;
 mod envelope;
 mod events;
 mod harness;
+mod hostile;
 mod http;
 mod jarvis;
 mod kept;

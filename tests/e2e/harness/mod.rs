@@ -12,8 +12,8 @@ pub(crate) use bridge::{Bridge, Setup};
 pub(crate) use broker::{Broker, Mosquitto, free_port};
 pub(crate) use client::{Client, Publish};
 pub(crate) use directory::plugin_source;
-pub(crate) use json::assert_json;
-pub(crate) use program::Lines;
+pub(crate) use json::{assert_json, difference};
+pub(crate) use program::{Lines, say};
 pub(crate) use web::{WebAnswer, WebRequest, serve};
 
 use std::time::Duration;
