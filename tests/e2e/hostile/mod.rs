@@ -1,6 +1,8 @@
 //! Hostile plugins, each in the real bridge over MQTT beside a well-behaved one that answers every message.
 //! A trick is a row in a table: what it runs, and what must come of it.
 
+mod backlog;
+mod floods;
 mod force;
 mod memory;
 mod reach;

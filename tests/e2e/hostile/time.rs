@@ -178,6 +178,6 @@ fn loops_outside_commands() {
         case("in_timer_pcall", Stopped, "while true do pcall(function() while true do end end) end -- here").on(Timer),
         case("in_message", Stopped, "while true do end -- here").on(Message),
         case("in_message_pcall", Stopped, "while true do pcall(function() while true do end end) end -- here").on(Message),
-        case("syntax", Fails("hook_error", "syntax.lua:15"), "this is no lua").on(Load),
+        case("syntax", Fails("hook_error", "syntax.lua:16"), "this is no lua").on(Load),
     ]);
 }
