@@ -5,6 +5,7 @@ mod backlog;
 mod floods;
 mod force;
 mod memory;
+mod network;
 mod reach;
 mod results;
 mod stage;
