@@ -51,6 +51,10 @@ fn bombs_that_are_caught() {
         case("caught_large_texts", Ended, "local t = {} while true do pcall(string.rep, 'x', 15000000) end"),
         case("closed", Ended, "local t = {} local x <close> = setmetatable({}, { __close = function() while true do t[#t + 1] = {} end end }) while true do t[#t + 1] = {} end"),
         case("kept_between_calls", Bounded, "kept = kept or {} for i = 1, 100000 do kept[#kept + 1] = i end return {}"),
+        case("raised", Ended, "local t = {} while true do t[#t + 1] = ('x'):rep(100000) .. #t end").header("@memory 64 MiB"),
+        case("raised_beyond_all", Ended, "local t = {} while true do t[#t + 1] = ('x'):rep(100000) .. #t end").header("@memory 99 GiB"),
+        case("lowered", Exhausted, "local t = {} while true do t[#t + 1] = {} end").header("@memory 1 MiB"),
+        case("too_little_to_live", Fails("memory_limit", "limits.memory"), "").header("@memory 1 kB").on(Load),
         case("fills_to_the_brim", Bounded, "local t = {} pcall(function() while true do t[#t + 1] = ('x'):rep(1000) .. #t end end) return {}"),
     ]);
 }

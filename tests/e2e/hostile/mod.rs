@@ -2,11 +2,15 @@
 //! A trick is a row in a table: what it runs, and what must come of it.
 
 mod backlog;
+mod files;
 mod floods;
 mod force;
+mod hooks;
+mod latency;
 mod memory;
 mod network;
 mod reach;
+mod recovery;
 mod results;
 mod stage;
 mod time;
