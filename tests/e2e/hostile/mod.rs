@@ -2,6 +2,7 @@
 //! A trick is a row in a table: what it runs, and what must come of it.
 
 mod backlog;
+mod cpu;
 mod files;
 mod floods;
 mod force;

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -157,11 +158,21 @@ impl Case {
     }
 }
 
+/// Held by whoever measures time, so that the other tests of this folder do not run meanwhile; the others share it.
+static QUIET: RwLock<()> = RwLock::new(());
+
 /// A bridge with the hostile and the good.
 pub(super) struct Stage {
     pub(super) jarvis: Bridge,
     /// How often the good one was asked, and has answered in order.
     asked: u64,
+    _quiet: Quiet,
+}
+
+/// A place in that lock until this is dropped.
+enum Quiet {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
 }
 
 /// Counts what it is asked.
@@ -199,7 +210,14 @@ pub(super) fn run(cases: &[Case]) {
 impl Stage {
     /// The same with what else a setup has; the good plugin must be in it.
     pub(super) fn of(setup: Setup) -> Self {
-        Self { jarvis: setup.start(), asked: 0 }
+        let guard = QUIET.read().unwrap_or_else(PoisonError::into_inner);
+        Self { jarvis: setup.start(), asked: 0, _quiet: Quiet::Shared { _guard: guard } }
+    }
+
+    /// The same while no other stage stands.
+    pub(super) fn undisturbed(setup: Setup) -> Self {
+        let guard = QUIET.write().unwrap_or_else(PoisonError::into_inner);
+        Self { jarvis: setup.start(), asked: 0, _quiet: Quiet::Alone { _guard: guard } }
     }
 
     /// Sets one plugin off while the good one goes on answering; says what is wrong.
