@@ -100,7 +100,12 @@ fn entries_that_are_no_files() {
 fn files_that_become_something_else() {
     let mut stage = Stage::of(setup().plugin("asked", &format!("-- @commands ask\n{CODE}")));
     let file = stage.jarvis.setup().plugins().join("asked.lua");
-    for (kind, why) in [("fifo", "not a regular file"), ("link", "link"), ("directory", "not a regular file"), ("sparse", "1 MiB")] {
+    for (kind, why) in [
+        ("fifo", "not a regular file"),
+        ("link", "link"),
+        ("directory", "not a regular file"),
+        ("sparse", "1 MiB"),
+    ] {
         fs::remove_file(&file).unwrap();
         match kind {
             "fifo" => fifo(&file),
@@ -108,11 +113,18 @@ fn files_that_become_something_else() {
             "directory" => fs::create_dir(&file).unwrap(),
             _ => fs::File::create(&file).unwrap().set_len(1 << 40).unwrap(),
         }
-        stage.jarvis.log.expect(&format!("asked.lua: {}", if kind == "sparse" { "is larger" } else { "is " }));
+        stage
+            .jarvis
+            .log
+            .expect(&format!("asked.lua: {}", if kind == "sparse" { "is larger" } else { "is " }));
         stage.ask_good();
         // What ran goes on: a file that cannot be read is no reason to lose a plugin.
         assert_eq!(stage.jarvis.run("ask", json!({})), json!({}), "{kind}: {why}");
-        if kind == "directory" { fs::remove_dir(&file).unwrap() } else { fs::remove_file(&file).unwrap() }
+        if kind == "directory" {
+            fs::remove_dir(&file).unwrap()
+        } else {
+            fs::remove_file(&file).unwrap()
+        }
         stage.jarvis.write_plugin("asked", &format!("-- @commands ask\n-- {kind}\n{CODE}"));
         stage.jarvis.log.expect("plugin reloaded");
     }
@@ -122,10 +134,17 @@ fn files_that_become_something_else() {
 /// The bytes of files that are text, or nearly.
 fn contents() -> Vec<(&'static str, Vec<u8>, Result<(), &'static str>)> {
     let source = |id: &str| plugin_source(id, CODE);
-    let with = |id: &str, line: &str| format!("-- @id {id}\n-- @name N\n-- @version 1.0.0\n-- @author A\n-- @description D\n{line}\n{CODE}").into_bytes();
+    let with = |id: &str, line: &str| {
+        format!("-- @id {id}\n-- @name N\n-- @version 1.0.0\n-- @author A\n-- @description D\n{line}\n{CODE}")
+            .into_bytes()
+    };
     let without = |id: &str, key: &str| {
         let text = source(id);
-        text.lines().filter(|line| !line.contains(key)).map(|line| format!("{line}\n")).collect::<String>().into_bytes()
+        text.lines()
+            .filter(|line| !line.contains(key))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+            .into_bytes()
     };
     let lua_bytecode = b"\x1bLua\x54\x00\x19\x93\r\n\x1a\n\x04\x08\x08xV".to_vec();
     vec![
@@ -135,11 +154,23 @@ fn contents() -> Vec<(&'static str, Vec<u8>, Result<(), &'static str>)> {
         ("bom_shebang", format!("\u{feff}#!/usr/bin/lua\r\n{}", source("bom_shebang")).into(), Ok(())),
         ("no_newline", source("no_newline").trim_end().into(), Ok(())),
         ("comments_first", format!("-- hello\n\n{}", source("comments_first")).into(), Ok(())),
-        ("long_comment_first", format!("--[[ hello\n@id x ]]\n{}", source("long_comment_first")).into(), Ok(())),
-        ("latin1", source("latin1").replace("Somebody", "Ren\u{e9}").chars().map(|c| c as u8).collect(), Err("UTF-8")),
+        (
+            "long_comment_first",
+            format!("--[[ hello\n@id x ]]\n{}", source("long_comment_first")).into(),
+            Ok(()),
+        ),
+        (
+            "latin1",
+            source("latin1").replace("Somebody", "Ren\u{e9}").chars().map(|c| c as u8).collect(),
+            Err("UTF-8"),
+        ),
         ("utf16", source("utf16").encode_utf16().flat_map(u16::to_le_bytes).collect(), Err("")),
         ("nul_in_code", format!("{}local x = 1\0 + 1\n", source("nul_in_code")).into(), Err("")),
-        ("nul_in_header", source("nul_in_header").replace("Somebody", "Some\0body").into(), Err("control character")),
+        (
+            "nul_in_header",
+            source("nul_in_header").replace("Somebody", "Some\0body").into(),
+            Err("control character"),
+        ),
         ("cr_only", source("cr_only").replace('\n', "\r").into(), Err("")),
         ("empty", Vec::new(), Err("@id")),
         ("spaces", b"   \n\n\t\n".to_vec(), Err("@id")),
@@ -157,25 +188,83 @@ fn contents() -> Vec<(&'static str, Vec<u8>, Result<(), &'static str>)> {
         ("no_author", without("no_author", "@author"), Err("@author")),
         ("no_description", without("no_description", "@description"), Err("@description")),
         ("id_twice", with("id_twice", "-- @id other"), Err("@id")),
-        ("bad_version", String::from_utf8(without("bad_version", "@version")).unwrap().replacen("-- @name", "-- @version one\n-- @name", 1).into(), Err("@version")),
-        ("huge_version", String::from_utf8(without("huge_version", "@version")).unwrap().replacen("-- @name", "-- @version 99999999999999999999.0.0\n-- @name", 1).into(), Err("@version")),
-        ("many_commands", with("many_commands", &format!("-- @commands {}", (0..500).map(|n| format!("c{n}")).collect::<Vec<_>>().join(","))), Err("many_commands.lua:6")),
-        ("very_many_commands", with("very_many_commands", &(0..10_000).map(|n| format!("-- @commands c{n}\n")).collect::<String>()), Err("very_many_commands.lua")),
-        ("long_line", with("long_line", &format!("-- @commands {}", "x".repeat(100_000))), Err("long_line.lua:6")),
-        ("long_description", without("long_description", "@description").into_iter().chain(format!("\n-- @id x {}", "x".repeat(100_000)).into_bytes()).collect(), Err("@description")),
+        (
+            "bad_version",
+            String::from_utf8(without("bad_version", "@version"))
+                .unwrap()
+                .replacen("-- @name", "-- @version one\n-- @name", 1)
+                .into(),
+            Err("@version"),
+        ),
+        (
+            "huge_version",
+            String::from_utf8(without("huge_version", "@version"))
+                .unwrap()
+                .replacen("-- @name", "-- @version 99999999999999999999.0.0\n-- @name", 1)
+                .into(),
+            Err("@version"),
+        ),
+        (
+            "many_commands",
+            with(
+                "many_commands",
+                &format!("-- @commands {}", (0..500).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",")),
+            ),
+            Err("many_commands.lua:6"),
+        ),
+        (
+            "very_many_commands",
+            with(
+                "very_many_commands",
+                &(0..10_000).map(|n| format!("-- @commands c{n}\n")).collect::<String>(),
+            ),
+            Err("very_many_commands.lua"),
+        ),
+        (
+            "long_line",
+            with("long_line", &format!("-- @commands {}", "x".repeat(100_000))),
+            Err("long_line.lua:6"),
+        ),
+        (
+            "long_description",
+            without("long_description", "@description")
+                .into_iter()
+                .chain(format!("\n-- @id x {}", "x".repeat(100_000)).into_bytes())
+                .collect(),
+            Err("@description"),
+        ),
         ("bad_command", with("bad_command", "-- @commands a b, /c, #, ../d"), Err("bad_command.lua:6")),
         ("bad_subscribe", with("bad_subscribe", "-- @subscribe a/#/b"), Err("bad_subscribe.lua:6")),
-        ("takes_requests", with("takes_requests", "-- @subscribe jarvis/+/request/#"), Err("takes_requests.lua:6")),
+        (
+            "takes_requests",
+            with("takes_requests", "-- @subscribe jarvis/+/request/#"),
+            Err("takes_requests.lua:6"),
+        ),
         ("bad_emits", with("bad_emits", "-- @emits a b"), Err("bad_emits.lua:6")),
         ("bad_config", with("bad_config", "-- @config x = {{{{"), Err("bad_config.lua:6")),
-        ("deep_config", with("deep_config", &format!("-- @config x = {}1{}", "[".repeat(1_500), "]".repeat(1_500))), Err("deep_config.lua:6")),
-        ("bad_priority", with("bad_priority", "-- @priority 99999999999999999999"), Err("bad_priority.lua:6")),
+        (
+            "deep_config",
+            with("deep_config", &format!("-- @config x = {}1{}", "[".repeat(1_500), "]".repeat(1_500))),
+            Err("deep_config.lua:6"),
+        ),
+        (
+            "bad_priority",
+            with("bad_priority", "-- @priority 99999999999999999999"),
+            Err("bad_priority.lua:6"),
+        ),
         ("bad_timeout", with("bad_timeout", "-- @timeout -1s"), Err("bad_timeout.lua:6")),
         ("nan_timeout", with("nan_timeout", "-- @timeout nan"), Err("nan_timeout.lua:6")),
         ("huge_timeout", with("huge_timeout", "-- @timeout 1h"), Err("huge_timeout.lua:6")),
         ("huge_memory", with("huge_memory", "-- @memory 99 GiB"), Ok(())),
         ("no_memory", with("no_memory", "-- @memory 0"), Err("no_memory.lua:6")),
-        ("bidi_name", String::from_utf8(without("bidi_name", "@name")).unwrap().replacen("-- @version", "-- @name \u{202e}gnihtemos\u{200b}\n-- @version", 1).into(), Ok(())),
+        (
+            "bidi_name",
+            String::from_utf8(without("bidi_name", "@name"))
+                .unwrap()
+                .replacen("-- @version", "-- @name \u{202e}gnihtemos\u{200b}\n-- @version", 1)
+                .into(),
+            Ok(()),
+        ),
     ]
 }
 
@@ -200,15 +289,40 @@ fn contents_that_are_hardly_a_plugin() {
 #[test]
 fn ids_that_are_none() {
     let ids = [
-        "../../etc/passwd", "a/b", "a b", "A", "Good", "gööd", "1a", "-a", "_a", "", "a.b", "a+b", "#", "$SYS", "request", "response",
-        "a\u{0}b", "a\u{202e}b", "g\u{43e}od", "%s%n", "'; drop table state; --", &"x".repeat(65), &"x".repeat(5_000),
+        "../../etc/passwd",
+        "a/b",
+        "a b",
+        "A",
+        "Good",
+        "gööd",
+        "1a",
+        "-a",
+        "_a",
+        "",
+        "a.b",
+        "a+b",
+        "#",
+        "$SYS",
+        "request",
+        "response",
+        "a\u{0}b",
+        "a\u{202e}b",
+        "g\u{43e}od",
+        "%s%n",
+        "'; drop table state; --",
+        &"x".repeat(65),
+        &"x".repeat(5_000),
     ];
     let mut setup = setup();
     for (number, id) in ids.iter().enumerate() {
-        setup = setup.file(&format!("file{number}.lua"), &plugin_source(id, &format!("-- @commands c{number}\n{CODE}")));
+        setup = setup.file(
+            &format!("file{number}.lua"),
+            &plugin_source(id, &format!("-- @commands c{number}\n{CODE}")),
+        );
     }
     // Whoever comes later with the id of another is refused, also by the case of its file's name.
-    setup = setup.file("zgood.lua", &plugin_source("good", CODE)).file("GOOD.lua", &plugin_source("good", CODE));
+    setup =
+        setup.file("zgood.lua", &plugin_source("good", CODE)).file("GOOD.lua", &plugin_source("good", CODE));
     let stage = Stage::of(setup);
     let list = stage.jarvis.ask("bridge/request/plugin/list", "");
     let refused = |file: &str| {
@@ -216,7 +330,11 @@ fn ids_that_are_none() {
         plugins.iter().any(|plugin| plugin["name"] == file && plugin["state"] == "error")
     };
     let same: Vec<usize> = (0..ids.len()).filter(|number| !refused(&format!("file{number}.lua"))).collect();
-    assert!(same.is_empty(), "not refused: {:?}\n{list:#}", same.iter().map(|number| ids[*number]).collect::<Vec<_>>());
+    assert!(
+        same.is_empty(),
+        "not refused: {:?}\n{list:#}",
+        same.iter().map(|number| ids[*number]).collect::<Vec<_>>()
+    );
     for file in ["good.lua", "zgood.lua"] {
         stage.jarvis.log.expect(&format!("{file}: `@id good` is the id of `GOOD.lua` already"));
     }
@@ -232,7 +350,22 @@ fn names_of_files_that_are_none() {
     let setup = setup();
     let plugins = setup.plugins();
     let long = format!("{}.lua", "x".repeat(250));
-    let names = ["a\nb.lua", "a\u{1b}[2Jb.lua", "a\u{202e}b.lua", " .lua", "..lua", ".hidden.lua", "-rf.lua", "$(id).lua", "a b.lua", "ä.lua", "x.lua.lua", "X.LUA", "x.lua~", &long];
+    let names = [
+        "a\nb.lua",
+        "a\u{1b}[2Jb.lua",
+        "a\u{202e}b.lua",
+        " .lua",
+        "..lua",
+        ".hidden.lua",
+        "-rf.lua",
+        "$(id).lua",
+        "a b.lua",
+        "ä.lua",
+        "x.lua.lua",
+        "X.LUA",
+        "x.lua~",
+        &long,
+    ];
     for (number, name) in names.iter().enumerate() {
         fs::write(plugins.join(name), plugin_source(&format!("named{number}"), CODE)).unwrap();
     }

@@ -18,11 +18,23 @@ fn floods_of_one_call() {
     let over = |limit: &'static str| Fails("hook_error", limit);
     let tricks = [
         ("publishes", over("limits.outputs"), "for i = 1, 65 do jarvis.mqtt.publish('out/x', i) end"),
-        ("both", over("limits.outputs"), "for i = 1, 33 do jarvis.mqtt.publish('out/x', i) jarvis.events.emit('x', {}) end"),
-        ("publishes_now", over("limits."), "for i = 1, 2000 do jarvis.mqtt.publish('out/x', i, { now = true }) end"),
+        (
+            "both",
+            over("limits.outputs"),
+            "for i = 1, 33 do jarvis.mqtt.publish('out/x', i) jarvis.events.emit('x', {}) end",
+        ),
+        (
+            "publishes_now",
+            over("limits."),
+            "for i = 1, 2000 do jarvis.mqtt.publish('out/x', i, { now = true }) end",
+        ),
         ("says", over("limits.outputs"), "for i = 1, 65 do jarvis.say('x') end"),
         ("emits_in_pcall", TimedOut, "while true do pcall(jarvis.events.emit, 'x', {}) end"),
-        ("emits_in_coroutines", over("limits.outputs"), "for i = 1, 65 do coroutine.wrap(function() jarvis.events.emit('x', {}) end)() end"),
+        (
+            "emits_in_coroutines",
+            over("limits.outputs"),
+            "for i = 1, 65 do coroutine.wrap(function() jarvis.events.emit('x', {}) end)() end",
+        ),
         ("requests", over("limits.http"), "for i = 1, 100 do jarvis.http.get('http://127.0.0.1:9/') end"),
         ("gets", over("limits.requests"), "for i = 1, 2000 do jarvis.mqtt.get('hit/x') end"),
         ("sleeps", over("limits.requests"), "for i = 1, 2000 do jarvis.sleep(0) end"),
@@ -31,12 +43,32 @@ fn floods_of_one_call() {
         ("sleeps_for_ever", over(""), "jarvis.sleep(math.huge)"),
         ("sleeps_no_number", over(""), "jarvis.sleep(0/0)"),
         ("handlers", over("limits.handlers"), "for i = 1, 65 do jarvis.events.on('x' .. i, print) end"),
-        ("subscriptions", over("limits.handlers"), "for i = 1, 65 do jarvis.mqtt.subscribe('x/' .. i, print) end"),
-        ("handlers_both", over("limits.handlers"), "for i = 1, 40 do jarvis.events.on('x', print) jarvis.mqtt.subscribe('x/' .. i, print) end"),
-        ("handlers_on_and_off", Bounded, "for i = 1, 100000 do jarvis.events.off(jarvis.events.on('x', print)) end return {}"),
+        (
+            "subscriptions",
+            over("limits.handlers"),
+            "for i = 1, 65 do jarvis.mqtt.subscribe('x/' .. i, print) end",
+        ),
+        (
+            "handlers_both",
+            over("limits.handlers"),
+            "for i = 1, 40 do jarvis.events.on('x', print) jarvis.mqtt.subscribe('x/' .. i, print) end",
+        ),
+        (
+            "handlers_on_and_off",
+            Bounded,
+            "for i = 1, 100000 do jarvis.events.off(jarvis.events.on('x', print)) end return {}",
+        ),
         ("timers", over("limits.timers"), "for i = 1, 65 do jarvis.timer.after(60, print) end"),
-        ("timers_named", Bounded, "for i = 1, 100000 do jarvis.timer.after(60, print, { name = 'x' }) end return {}"),
-        ("timers_cancelled", Bounded, "for i = 1, 100000 do jarvis.timer.cancel(jarvis.timer.after(60, print)) end return {}"),
+        (
+            "timers_named",
+            Bounded,
+            "for i = 1, 100000 do jarvis.timer.after(60, print, { name = 'x' }) end return {}",
+        ),
+        (
+            "timers_cancelled",
+            Bounded,
+            "for i = 1, 100000 do jarvis.timer.cancel(jarvis.timer.after(60, print)) end return {}",
+        ),
         ("timer_every_nothing", over("0.1"), "jarvis.timer.every(0, print)"),
         ("timer_back", over(""), "jarvis.timer.after(-5, print)"),
         ("timer_for_ever", over(""), "jarvis.timer.after(math.huge, print)"),
@@ -44,13 +76,25 @@ fn floods_of_one_call() {
         ("timer_of_ages", over(""), "jarvis.timer.after('99999999999999999999d', print)"),
         ("state_keys", Bounded, "for i = 1, 100000 do jarvis.state.set('k' .. i, i) end return {}"),
         ("state_one_key", Bounded, "for i = 1, 100000 do jarvis.state.set('k', i) end return {}"),
-        ("state_come_and_go", Bounded, "for i = 1, 100000 do jarvis.state.set('k' .. i, i) jarvis.state.delete('k' .. i) end return {}"),
-        ("state_counts_over", Bounded, "jarvis.state.set('n', math.maxinteger) jarvis.state.incr('n') return {}"),
+        (
+            "state_come_and_go",
+            Bounded,
+            "for i = 1, 100000 do jarvis.state.set('k' .. i, i) jarvis.state.delete('k' .. i) end return {}",
+        ),
+        (
+            "state_counts_over",
+            Bounded,
+            "jarvis.state.set('n', math.maxinteger) jarvis.state.incr('n') return {}",
+        ),
         ("state_counts_nothing", Bounded, "jarvis.state.incr('n', 0/0) return {}"),
         ("logs", Bounded, "for i = 1, 100000 do jarvis.log('x') end return {}"),
         ("prints", Bounded, "for i = 1, 100000 do print('x') end return {}"),
         ("logs_for_ever", TimedOut, "while true do jarvis.log.error('x') end"),
-        ("commands", Fails("hook_error", "limits.requests"), "for i = 1, 2000 do pcall(jarvis.command, 'nobody') end jarvis.command('nobody')"),
+        (
+            "commands",
+            Fails("hook_error", "limits.requests"),
+            "for i = 1, 2000 do pcall(jarvis.command, 'nobody') end jarvis.command('nobody')",
+        ),
         ("command_itself", Bounded, "return jarvis.command('flood_command_itself')"),
         ("uuids", Bounded, "for i = 1, 10000 do jarvis.uuid() end return {}"),
         ("dates", Bounded, "for i = 1, 1000 do pcall(jarvis.time.date, ('%c'):rep(100)) end return {}"),
@@ -80,21 +124,85 @@ fn names_that_are_none() {
         case("bad_patterns", Answers("{}"), &refuses_all("jarvis.events.on(value, print)", patterns)),
         case("bad_keys", Answers("{}"), &refuses_all("jarvis.state.set(value, 1)", keys)),
         case("bad_config_keys", Answers("{}"), &refuses_all("jarvis.config.set(value, 1)", keys)),
-        case("bad_topics", Answers("{}"), &refuses_all("jarvis.mqtt.publish(value, 'x')", topics)).header(ALL),
-        case("bad_topics_now", Answers("{}"), &refuses_all("jarvis.mqtt.publish(value, 'x', { now = true })", topics)).header(ALL),
-        case("bad_filters", Answers("{}"), &refuses_all("jarvis.mqtt.subscribe(value, print)", filters)).header(ALL),
-        case("bad_methods", Answers("{}"), &refuses_all("jarvis.http.request({ url = 'http://127.0.0.1:9/', method = value })", requests)).header(ALL),
-        case("bad_qos", Answers("{}"), &refuses_all("jarvis.mqtt.publish('a', 'x', { qos = value })", "-1, 3, 0.5, 'x', {}, 1e300")).header(ALL),
-        case("bad_payloads", Answers("{}"), &refuses_all("jarvis.mqtt.publish('a', value)", "print, coroutine.create(print), { print }, 0/0, { [1.5] = 1 }")).header(ALL),
-        case("bad_dates", Answers("{}"), &refuses_all("jarvis.time.date(value)", "'%', '%Q', '%9999999d', ('%c'):rep(1000), {}, print")),
-        case("bad_times", Bounded, &refuses_all("jarvis.time.iso(value)", "1e308, -1e308, 0/0, math.maxinteger, math.mininteger, 'x', {}")),
-        case("bad_hours", Answers("{}"), &refuses_all("jarvis.time.between(value, '10:00')", "'', '25:00', '10:61', 'x', '-1:00', ('1'):rep(1000), {}, 5")),
-        case("bad_names_of_commands", Bounded, &refuses_all("assert(jarvis.command(value))", "'', 'a b', '#', '../x', 'a\\0b', ('x'):rep(200), {}, print")),
+        case("bad_topics", Answers("{}"), &refuses_all("jarvis.mqtt.publish(value, 'x')", topics))
+            .header(ALL),
+        case(
+            "bad_topics_now",
+            Answers("{}"),
+            &refuses_all("jarvis.mqtt.publish(value, 'x', { now = true })", topics),
+        )
+        .header(ALL),
+        case("bad_filters", Answers("{}"), &refuses_all("jarvis.mqtt.subscribe(value, print)", filters))
+            .header(ALL),
+        case(
+            "bad_methods",
+            Answers("{}"),
+            &refuses_all("jarvis.http.request({ url = 'http://127.0.0.1:9/', method = value })", requests),
+        )
+        .header(ALL),
+        case(
+            "bad_qos",
+            Answers("{}"),
+            &refuses_all("jarvis.mqtt.publish('a', 'x', { qos = value })", "-1, 3, 0.5, 'x', {}, 1e300"),
+        )
+        .header(ALL),
+        case(
+            "bad_payloads",
+            Answers("{}"),
+            &refuses_all(
+                "jarvis.mqtt.publish('a', value)",
+                "print, coroutine.create(print), { print }, 0/0, { [1.5] = 1 }",
+            ),
+        )
+        .header(ALL),
+        case(
+            "bad_dates",
+            Answers("{}"),
+            &refuses_all("jarvis.time.date(value)", "'%', '%Q', '%9999999d', ('%c'):rep(1000), {}, print"),
+        ),
+        case(
+            "bad_times",
+            Bounded,
+            &refuses_all(
+                "jarvis.time.iso(value)",
+                "1e308, -1e308, 0/0, math.maxinteger, math.mininteger, 'x', {}",
+            ),
+        ),
+        case(
+            "bad_hours",
+            Answers("{}"),
+            &refuses_all(
+                "jarvis.time.between(value, '10:00')",
+                "'', '25:00', '10:61', 'x', '-1:00', ('1'):rep(1000), {}, 5",
+            ),
+        ),
+        case(
+            "bad_names_of_commands",
+            Bounded,
+            &refuses_all(
+                "assert(jarvis.command(value))",
+                "'', 'a b', '#', '../x', 'a\\0b', ('x'):rep(200), {}, print",
+            ),
+        ),
         case("bad_header_event", Fails("hook_error", ""), "jarvis.events.emit('x y', {})").on(Event),
-        case("bad_topic_in_timer", Fails("hook_error", ""), "jarvis.mqtt.publish('a/+', 'x')").header(ALL).on(Timer),
-        case("bad_topic_in_message", Fails("hook_error", ""), "jarvis.mqtt.publish('a/+', 'x')").header(ALL).on(Message),
-        case("flood_at_the_top", Fails("hook_error", "limits.outputs"), "for i = 1, 65 do jarvis.events.emit('x', {}) end").on(Load),
-        case("flood_in_startup", Fails("hook_error", "limits.handlers"), "for i = 1, 65 do jarvis.events.on('x', print) end").on(Startup),
+        case("bad_topic_in_timer", Fails("hook_error", ""), "jarvis.mqtt.publish('a/+', 'x')")
+            .header(ALL)
+            .on(Timer),
+        case("bad_topic_in_message", Fails("hook_error", ""), "jarvis.mqtt.publish('a/+', 'x')")
+            .header(ALL)
+            .on(Message),
+        case(
+            "flood_at_the_top",
+            Fails("hook_error", "limits.outputs"),
+            "for i = 1, 65 do jarvis.events.emit('x', {}) end",
+        )
+        .on(Load),
+        case(
+            "flood_in_startup",
+            Fails("hook_error", "limits.handlers"),
+            "for i = 1, 65 do jarvis.events.on('x', print) end",
+        )
+        .on(Startup),
     ]);
 }
 
@@ -158,7 +266,8 @@ fn circles_of_events_are_cut() {
 /// Each event makes as many as it may: what one message causes in all is bounded, too.
 #[test]
 fn an_avalanche_of_events_ends() {
-    let avalanche = "jarvis.events.on('snow', function() for i = 1, 64 do jarvis.events.emit('snow', { i = i }) end end)";
+    let avalanche =
+        "jarvis.events.on('snow', function() for i = 1, 64 do jarvis.events.emit('snow', { i = i }) end end)";
     let mut stage = stage(&[("avalanche", avalanche)]);
     stage.jarvis.ask("event/request/snow", "{}");
     stage.jarvis.log.expect("1000 emits and publishes");
@@ -173,9 +282,22 @@ fn circles_of_messages_commands_and_notifications_end() {
     let there = "-- @subscribe loop/a\n-- @permissions mqtt.publish:loop/#\nfunction on_mqtt(m) jarvis.mqtt.publish('loop/b', m.payload) end";
     let back = "-- @subscribe loop/b\n-- @permissions mqtt.publish:loop/#\nfunction on_mqtt(m) jarvis.mqtt.publish('loop/a', m.payload) end";
     let asks = "-- @commands ask\n-- @permissions mqtt.publish:jarvis/command/request/#\nfunction on_command() jarvis.mqtt.publish('jarvis/command/request/ask', '{}') return {} end";
-    let calls = |own: &str, other: &str| format!("-- @commands {own}\nfunction on_command() return {{ inner = select(2, pcall(jarvis.command, '{other}')) and 1 }} end");
+    let calls = |own: &str, other: &str| {
+        format!(
+            "-- @commands {own}\nfunction on_command() return {{ inner = select(2, pcall(jarvis.command, '{other}')) and 1 }} end"
+        )
+    };
     let says = "-- @commands say\nfunction filter_response(r) jarvis.say(r.content .. '!') end\nfunction on_command() jarvis.say('x') return { response = 'x' } end";
-    let mut stage = stage(&[("there", there), ("back", back), ("asks", asks), ("calls_a", &calls("a", "b")), ("calls_b", &calls("b", "a")), ("says", says)]);
+    let all = "-- @permissions mqtt.subscribe:#, mqtt.publish:loop/#\njarvis.mqtt.subscribe('#', function(m) jarvis.mqtt.publish('loop/all', 'x') end)";
+    let mut stage = stage(&[
+        ("hears_all", all),
+        ("there", there),
+        ("back", back),
+        ("asks", asks),
+        ("calls_a", &calls("a", "b")),
+        ("calls_b", &calls("b", "a")),
+        ("says", says),
+    ]);
     stage.jarvis.publish("loop/a", "round");
     stage.jarvis.publish("jarvis/command/request/ask", "{}");
     assert_eq!(stage.attack("a", json!({})).unwrap()["status"], "ok");
@@ -222,7 +344,8 @@ fn a_long_wait_holds_up_nobody() {
 /// What a full mailbox cannot take waits elsewhere: each request is answered, once and in order.
 #[test]
 fn a_full_mailbox_loses_nothing() {
-    let slow = "-- @commands work\nfunction on_command(cmd) jarvis.sleep(0.001) return { n = cmd.args.n } end";
+    let slow =
+        "-- @commands work\nfunction on_command(cmd) jarvis.sleep(0.001) return { n = cmd.args.n } end";
     let mut stage = stage(&[("slow", slow)]);
     let count = 1_000;
     for n in 0..count {

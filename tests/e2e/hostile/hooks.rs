@@ -52,7 +52,11 @@ fn chat_and_automations_have_the_kind_ones_answer() {
     let mut stage = stage("on_chat");
     for _ in 0..2 {
         let envelope = stage.jarvis.ask("chat/request", "hello");
-        assert_eq!((&envelope["status"], &envelope["response"]), (&json!("ok"), &json!("kind")), "{envelope:#}");
+        assert_eq!(
+            (&envelope["status"], &envelope["response"]),
+            (&json!("ok"), &json!("kind")),
+            "{envelope:#}"
+        );
         all_named(&envelope);
         stage.ask_good();
     }
@@ -74,12 +78,18 @@ fn filters_pass_on_what_they_cannot_change() {
     for hook in ["filter_message", "filter_response"] {
         let setup = Setup::new(&Broker::Embedded).plugin("good", GOOD);
         let setup = setup.plugin("echo", "function on_chat(m) return { response = m.content } end");
-        let setup = tricks().iter().filter(|(name, ..)| *name != "large").fold(setup, |setup, (name, code, _)| {
-            setup.plugin(&format!("bad_{name}"), &format!("function {hook}(m)\n{code}\nend"))
-        });
+        let setup =
+            tricks().iter().filter(|(name, ..)| *name != "large").fold(setup, |setup, (name, code, _)| {
+                setup.plugin(&format!("bad_{name}"), &format!("function {hook}(m)\n{code}\nend"))
+            });
         let odd = [
-            ("true", "return true"), ("text", "return 'x'"), ("empty", "return {}"), ("content", "return { content = 42 }"),
-            ("no_content", "m.content = nil return m"), ("role", "m.role = 'admin' return m"), ("list", "return { 1, 2 }"),
+            ("true", "return true"),
+            ("text", "return 'x'"),
+            ("empty", "return {}"),
+            ("content", "return { content = 42 }"),
+            ("no_content", "m.content = nil return m"),
+            ("role", "m.role = 'admin' return m"),
+            ("list", "return { 1, 2 }"),
             ("huge", "return { content = ('x'):rep(1000000) }"),
         ];
         let setup = odd.iter().fold(setup, |setup, (name, code)| {
@@ -87,7 +97,11 @@ fn filters_pass_on_what_they_cannot_change() {
         });
         let mut stage = Stage::of(setup);
         let envelope = stage.jarvis.ask("chat/request", "hello");
-        assert_eq!((&envelope["status"], &envelope["response"]), (&json!("ok"), &json!("hello")), "{hook}: {envelope:#}");
+        assert_eq!(
+            (&envelope["status"], &envelope["response"]),
+            (&json!("ok"), &json!("hello")),
+            "{hook}: {envelope:#}"
+        );
         stage.unharmed();
     }
 }
@@ -99,7 +113,10 @@ fn responses_that_are_no_text() {
     let setup = Setup::new(&Broker::Embedded).plugin("good", GOOD);
     let setup = setup.plugin("zkind", "function on_chat(m) return { response = 'kind' } end");
     let setup = odd[..5].iter().enumerate().fold(setup, |setup, (number, value)| {
-        setup.plugin(&format!("odd{number}"), &format!("function on_chat(m) return {{ response = {value} }} end"))
+        setup.plugin(
+            &format!("odd{number}"),
+            &format!("function on_chat(m) return {{ response = {value} }} end"),
+        )
     });
     let mut stage = Stage::of(setup);
     assert_eq!(stage.jarvis.ask("chat/request", "hello")["response"], "kind");
@@ -109,12 +126,21 @@ fn responses_that_are_no_text() {
 /// Saving a file whose new version hangs, and deleting one whose `on_shutdown` does: nobody waits for either.
 #[test]
 fn reloads_and_unloads_of_the_unwilling() {
-    let version = |text: &str, more: &str| format!("-- @commands ask\nfunction on_command(cmd) if cmd.name == 'ask' then return {{ response = '{text}' }} end end\n{more}\n");
-    let mut stage = Stage::of(Setup::new(&Broker::Embedded).plugin("good", GOOD).plugin("asked", &version("first", "")));
-    for (name, code, _) in tricks().iter().filter(|(name, ..)| !["function", "cycle", "number", "large"].contains(name)) {
+    let version = |text: &str, more: &str| {
+        format!(
+            "-- @commands ask\nfunction on_command(cmd) if cmd.name == 'ask' then return {{ response = '{text}' }} end end\n{more}\n"
+        )
+    };
+    let mut stage =
+        Stage::of(Setup::new(&Broker::Embedded).plugin("good", GOOD).plugin("asked", &version("first", "")));
+    for (name, code, _) in
+        tricks().iter().filter(|(name, ..)| !["function", "cycle", "number", "large"].contains(name))
+    {
         for more in [format!("do {code} end"), format!("function on_startup() {code} end")] {
             stage.jarvis.write_plugin("asked", &version(name, &more));
-            let event = stage.jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_error", "data": { "id": "asked" } }));
+            let event = stage
+                .jarvis
+                .expect("jarvis/bridge/event", json!({ "type": "plugin_error", "data": { "id": "asked" } }));
             stage.ask_good();
             assert_eq!(stage.jarvis.ask("command/request/ask", "")["response"], "first", "{name}: {event:#}");
         }
@@ -122,12 +148,16 @@ fn reloads_and_unloads_of_the_unwilling() {
     // The one that is replaced cannot stay by not ending.
     for (name, code, _) in tricks() {
         stage.jarvis.write_plugin("asked", &version(name, &format!("function on_shutdown() {code} end")));
-        stage.jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_reloaded", "data": { "id": "asked" } }));
+        stage
+            .jarvis
+            .expect("jarvis/bridge/event", json!({ "type": "plugin_reloaded", "data": { "id": "asked" } }));
         assert_eq!(stage.jarvis.ask("command/request/ask", "")["response"], name);
         stage.ask_good();
     }
     fs::remove_file(stage.jarvis.setup().plugins().join("asked.lua")).unwrap();
-    stage.jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_unloaded", "data": { "id": "asked" } }));
+    stage
+        .jarvis
+        .expect("jarvis/bridge/event", json!({ "type": "plugin_unloaded", "data": { "id": "asked" } }));
     stage.unharmed();
 }
 
@@ -156,7 +186,8 @@ fn no_worker_outlives_a_killed_bridge() {
     let workers = stage.jarvis.workers();
     drop(stage.jarvis.kill());
     let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
-    let left = |id: &u32| fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    let left =
+        |id: &u32| fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
     while workers.iter().any(left) {
         assert!(std::time::Instant::now() < deadline, "a worker is left");
         std::thread::yield_now();

@@ -134,7 +134,10 @@ fn holds(what: &str, mut round: impl FnMut() -> Round) {
         rounds.push(done);
     }
     let crowded = rounds.iter().all(|round| round.others > CROWDED);
-    assert!(crowded && rounds.iter().any(|round| round.holds(99)), "{what}: an answer is late in each of {ROUNDS} rounds");
+    assert!(
+        crowded && rounds.iter().any(|round| round.holds(99)),
+        "{what}: an answer is late in each of {ROUNDS} rounds"
+    );
 }
 
 /// Sends commands, each as soon as the last one is answered, until it is told to stop.
@@ -155,7 +158,10 @@ impl Attacker {
                 client.publish(&format!("jarvis/command/request/{name}"), json!({}));
                 let answer = client.next_within(PATIENCE, &format!("jarvis/command/response/{name}"));
                 let code = answer.map(|answer| answer.json()["code"].clone());
-                assert!(code.is_some_and(|code| code == "timeout" || code.is_null()), "the attack on `{name}` is over");
+                assert!(
+                    code.is_some_and(|code| code == "timeout" || code.is_null()),
+                    "the attack on `{name}` is over"
+                );
             }
         });
         Self { stop, thread }
@@ -169,7 +175,8 @@ impl Attacker {
 
 fn beside_two_attackers(broker: &Broker, what: &str) {
     let setup = Setup::new(broker).plugin("good", GOOD).plugin("hog", HOG);
-    let setup = (0..HANGING).fold(setup, |setup, number| setup.plugin(&format!("hangs{number}"), &hangs(number)));
+    let setup =
+        (0..HANGING).fold(setup, |setup, number| setup.plugin(&format!("hangs{number}"), &hangs(number)));
     let mut stage = Stage::undisturbed(setup);
     Times::measure(&mut stage, QUESTIONS / 4);
     let (hogged, hung) = (Arc::default(), Arc::default());
@@ -177,7 +184,8 @@ fn beside_two_attackers(broker: &Broker, what: &str) {
         Round::run(&mut stage, |stage| {
             let port = stage.jarvis.port;
             let hog = Attacker::start(port, vec!["hog".into()], &hogged);
-            let hang = Attacker::start(port, (0..HANGING).map(|number| format!("hang{number}")).collect(), &hung);
+            let hang =
+                Attacker::start(port, (0..HANGING).map(|number| format!("hang{number}")).collect(), &hung);
             let times = Times::measure(stage, 2 * QUESTIONS);
             hog.stop();
             hang.stop();

@@ -13,5 +13,6 @@ mod network;
 mod reach;
 mod recovery;
 mod results;
+mod servers;
 mod stage;
 mod time;

@@ -14,11 +14,30 @@ use crate::harness::{Broker, Setup, plugin_source};
 #[test]
 fn what_plain_lua_has_and_plugins_have_not() {
     let absent = [
-        "os.exit()", "os.execute('id')", "os.getenv('HOME')", "io.open('/etc/passwd')", "io.popen('id')",
-        "load('return 1')()", "loadstring('return 1')()", "loadfile('/etc/passwd')", "dofile('/etc/passwd')",
-        "require('os')", "package.loadlib('x', 'y')", "debug.getregistry()", "debug.sethook()",
-        "debug.getinfo(1)", "warn('@on')", "string.dump(print)", "jit.off()", "newproxy(true)", "getfenv()",
-        "setfenv(1, {})", "module('x')", "unpack({})", "bit32.band(1, 2)", "table.foreach({}, print)",
+        "os.exit()",
+        "os.execute('id')",
+        "os.getenv('HOME')",
+        "io.open('/etc/passwd')",
+        "io.popen('id')",
+        "load('return 1')()",
+        "loadstring('return 1')()",
+        "loadfile('/etc/passwd')",
+        "dofile('/etc/passwd')",
+        "require('os')",
+        "package.loadlib('x', 'y')",
+        "debug.getregistry()",
+        "debug.sethook()",
+        "debug.getinfo(1)",
+        "warn('@on')",
+        "string.dump(print)",
+        "jit.off()",
+        "newproxy(true)",
+        "getfenv()",
+        "setfenv(1, {})",
+        "module('x')",
+        "unpack({})",
+        "bit32.band(1, 2)",
+        "table.foreach({}, print)",
     ];
     let cases: Vec<Case> = (0..)
         .zip(absent)
@@ -71,20 +90,68 @@ fn libraries_are_read_only() {
 #[test]
 fn what_comes_of_odd_globals() {
     let tricks = [
-        ("gc_later", Answers("{}"), "local m = {} setmetatable({}, m) m.__gc = function() while true do end end for i = 1, 100000 do local _ = {} end return {}"),
-        ("gc_inherited", Answers("{}"), "setmetatable({}, setmetatable({}, { __index = { __gc = function() while true do end end } })) for i = 1, 100000 do local _ = {} end return {}"),
-        ("no_pcall", Answers("{}"), "pcall, xpcall, error, tostring, type, setmetatable, print = nil return {}"),
-        ("error_loops", Fails("hook_error", "sad"), "local fail = error function error() while true do end end fail('sad')"),
-        ("tostring_loops", Fails("hook_error", "table"), "function tostring() while true do end end error({})"),
+        (
+            "gc_later",
+            Answers("{}"),
+            "local m = {} setmetatable({}, m) m.__gc = function() while true do end end for i = 1, 100000 do local _ = {} end return {}",
+        ),
+        (
+            "gc_inherited",
+            Answers("{}"),
+            "setmetatable({}, setmetatable({}, { __index = { __gc = function() while true do end end } })) for i = 1, 100000 do local _ = {} end return {}",
+        ),
+        (
+            "no_pcall",
+            Answers("{}"),
+            "pcall, xpcall, error, tostring, type, setmetatable, print = nil return {}",
+        ),
+        (
+            "error_loops",
+            Fails("hook_error", "sad"),
+            "local fail = error function error() while true do end end fail('sad')",
+        ),
+        (
+            "tostring_loops",
+            Fails("hook_error", "table"),
+            "function tostring() while true do end end error({})",
+        ),
         ("no_jarvis", Answers("{}"), "jarvis = nil string = nil table = nil math = nil return {}"),
-        ("own_jarvis", Answers("{}"), "jarvis = setmetatable({}, { __index = function() while true do end end }) return {}"),
-        ("wiped_globals", Answers("{}"), "local all = _G for name in next, all do if name ~= 'on_command' then all[name] = nil end end return {}"),
-        ("metatable_of_globals", Answers("{}"), "setmetatable(_G, { __index = function() while true do end end, __newindex = function() while true do end end }) return {}"),
+        (
+            "own_jarvis",
+            Answers("{}"),
+            "jarvis = setmetatable({}, { __index = function() while true do end end }) return {}",
+        ),
+        (
+            "wiped_globals",
+            Answers("{}"),
+            "local all = _G for name in next, all do if name ~= 'on_command' then all[name] = nil end end return {}",
+        ),
+        (
+            "metatable_of_globals",
+            Answers("{}"),
+            "setmetatable(_G, { __index = function() while true do end end, __newindex = function() while true do end end }) return {}",
+        ),
         ("globals_is_itself", Fails("invalid_result", ""), "return _G"),
         ("returns_jarvis", Answers("{}"), "return jarvis"),
-        ("lists_jarvis", Answers(r#"{ "n": "*" }"#), "local n = 0 for _ in pairs(jarvis) do n = n + 1 end return { n = n }"),
+        (
+            "lists_jarvis",
+            Answers(r#"{ "n": "*" }"#),
+            "local n = 0 for _ in pairs(jarvis) do n = n + 1 end return { n = n }",
+        ),
         ("no_type_of_thread", Fails("hook_error", ""), "debug = nil return coroutine.running().x"),
         ("wrap_is_no_secret", Fails("hook_error", ""), "return { x = coroutine.wrap(coroutine.wrap)(1) }"),
+        (
+            "other_environment",
+            Answers("{}"),
+            "local _ENV = setmetatable({}, { __index = function() while true do end end }) return {}",
+        ),
+        ("no_environment", Answers("{}"), "_ENV = nil return {}"),
+        (
+            "sees_no_source",
+            Answers(r#"{ "x": null }"#),
+            "return { x = arg or debug or _PROMPT or script or mlua or rust }",
+        ),
+        ("marks_a_list", Answers("[]"), "local t = jarvis.json.array() t[1] = nil return t"),
         ("seed", Answers("{}"), "math.randomseed(42) math.randomseed() return {}"),
     ];
     run(&tricks.map(|(name, end, body)| case(name, end, body)));
@@ -98,10 +165,16 @@ fn hooks_are_plain_functions() {
     };
     let loops = "setmetatable({}, { __call = function() while true do end end })";
     let plugins = [
-        plugin("callable", &format!("on_command = {loops}\non_chat = {loops}\non_startup = {loops}\non_shutdown = {loops}")),
+        plugin(
+            "callable",
+            &format!("on_command = {loops}\non_chat = {loops}\non_startup = {loops}\non_shutdown = {loops}"),
+        ),
         plugin("number", "on_command = 42\non_chat = true\non_startup = 'x'"),
         plugin("from_index", "setmetatable(_G, { __index = function() while true do end end })"),
-        plugin("from_globals", "setmetatable(_G, { __index = { on_chat = function() while true do end end } })"),
+        plugin(
+            "from_globals",
+            "setmetatable(_G, { __index = { on_chat = function() while true do end end } })",
+        ),
         plugin("native", "on_command = print\non_chat = math.floor\non_startup = string.len"),
         plugin("thread", "on_command = coroutine.create(function() end)\nhealth = coroutine.running()"),
     ];
@@ -161,10 +234,30 @@ fn sources_that_are_no_text() {
     run(&[
         case("bytecode_in_text", Bounded, "local x = '\u{1b}Lua' return {}"),
         case("unfinished_text", Fails("hook_error", "unfinished"), "local x = [[ never").on(Load),
-        case("deep_nesting", Fails("hook_error", ""), &format!("local x = {}1{}", "(".repeat(100_000), ")".repeat(100_000))).on(Load),
-        case("deep_tables", Fails("hook_error", ""), &format!("local x = {}1{}", "{".repeat(100_000), "}".repeat(100_000))).on(Load),
-        case("many_locals", Fails("hook_error", "local"), &(0..300).map(|n| format!("local a{n} = 1\n")).collect::<String>()).on(Load),
-        case("long_concat", Fails("hook_error", "long_concat.lua"), &format!("local x = 'a'{}", " .. 'a'".repeat(240))).on(Load),
+        case(
+            "deep_nesting",
+            Fails("hook_error", ""),
+            &format!("local x = {}1{}", "(".repeat(100_000), ")".repeat(100_000)),
+        )
+        .on(Load),
+        case(
+            "deep_tables",
+            Fails("hook_error", ""),
+            &format!("local x = {}1{}", "{".repeat(100_000), "}".repeat(100_000)),
+        )
+        .on(Load),
+        case(
+            "many_locals",
+            Fails("hook_error", "local"),
+            &(0..300).map(|n| format!("local a{n} = 1\n")).collect::<String>(),
+        )
+        .on(Load),
+        case(
+            "long_concat",
+            Fails("hook_error", "long_concat.lua"),
+            &format!("local x = 'a'{}", " .. 'a'".repeat(240)),
+        )
+        .on(Load),
         case("goto_nowhere", Fails("hook_error", "goto"), "goto nowhere").on(Load),
     ]);
 }

@@ -87,7 +87,9 @@ fn disabled() -> Stage {
     assert_json(&refused, &json!({ "status": "error", "code": "disabled", "error": "~`does`" }));
     let info = stage.info("does");
     assert_json(&info, &json!({ "state": "disabled", "last_error": "~does" }));
-    stage.jarvis.expect("jarvis/bridge/event", json!({ "type": "plugin_disabled", "data": { "id": "does" } }));
+    stage
+        .jarvis
+        .expect("jarvis/bridge/event", json!({ "type": "plugin_disabled", "data": { "id": "does" } }));
     stage
 }
 

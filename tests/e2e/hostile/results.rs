@@ -9,8 +9,16 @@ use super::stage::{
 fn shapes_that_are_delivered() {
     let deep = "local t = {} local top = t for i = 1, 31 do t.a = {} t = t.a end return top";
     let tricks = [
-        ("integers", r#"{ "max": 9223372036854775807, "min": -9223372036854775808, "zero": 0 }"#, "return { max = math.maxinteger, min = math.mininteger, zero = 0 }"),
-        ("floats", r#"{ "a": 1.5, "b": 1e300, "c": 9007199254740992.0 }"#, "return { a = 1.5, b = 1e300, c = 2.0 ^ 53 }"),
+        (
+            "integers",
+            r#"{ "max": 9223372036854775807, "min": -9223372036854775808, "zero": 0 }"#,
+            "return { max = math.maxinteger, min = math.mininteger, zero = 0 }",
+        ),
+        (
+            "floats",
+            r#"{ "a": 1.5, "b": 1e300, "c": 9007199254740992.0 }"#,
+            "return { a = 1.5, b = 1e300, c = 2.0 ^ 53 }",
+        ),
         ("float_keys", r#"["a", "b"]"#, "return { [1.0] = 'a', [2.0] = 'b' }"),
         ("backwards", r#"["a", "b", "c"]"#, "local t = {} t[3] = 'c' t[2] = 'b' t[1] = 'a' return t"),
         ("list", "[1, 2, 3]", "return { 1, 2, 3 }"),
@@ -20,10 +28,22 @@ fn shapes_that_are_delivered() {
         ("null_inside", r#"{ "a": null, "b": 1 }"#, "return { a = jarvis.json.null, b = 1 }"),
         ("null_in_list", "[1, null, 3]", "return { 1, jarvis.json.null, 3 }"),
         ("shared", r#"{ "a": { "x": 1 }, "b": { "x": 1 } }"#, "local s = { x = 1 } return { a = s, b = s }"),
-        ("texts", r#"{ "nul": "a\u0000b", "line": "a\nb", "emoji": "☀️", "quote": "\"\\" }"#, "return { nul = 'a\\0b', line = 'a\\nb', emoji = '☀️', quote = '\"\\\\' }"),
-        ("odd_keys", r#"{ "": 1, "a b": 2, "__index": 3, "1": 4 }"#, "return { [''] = 1, ['a b'] = 2, __index = 3, ['1'] = 4 }"),
+        (
+            "texts",
+            r#"{ "nul": "a\u0000b", "line": "a\nb", "emoji": "☀️", "quote": "\"\\" }"#,
+            "return { nul = 'a\\0b', line = 'a\\nb', emoji = '☀️', quote = '\"\\\\' }",
+        ),
+        (
+            "odd_keys",
+            r#"{ "": 1, "a b": 2, "__index": 3, "1": 4 }"#,
+            "return { [''] = 1, ['a b'] = 2, __index = 3, ['1'] = 4 }",
+        ),
         ("booleans", r#"{ "yes": true, "no": false }"#, "return { yes = true, no = false }"),
-        ("metatable_ignored", r#"{ "a": 1, "b": null }"#, "return setmetatable({ a = 1 }, { __index = { b = 2 }, __pairs = function() return next, { c = 3 } end })"),
+        (
+            "metatable_ignored",
+            r#"{ "a": 1, "b": null }"#,
+            "return setmetatable({ a = 1 }, { __index = { b = 2 }, __pairs = function() return next, { c = 3 } end })",
+        ),
         ("more_values", r#"{ "a": 1 }"#, "return { a = 1 }, 'ignored', print"),
         ("as_deep_as_allowed", "{}", deep),
         ("as_many_as_allowed", "*", "local t = {} for i = 1, 19999 do t[i] = i end return t"),
@@ -63,7 +83,11 @@ fn shapes_that_are_refused() {
         ("function_key", "a", "return { a = { [print] = 1 } }"),
         ("list_of_functions", "[1]", "return { print }"),
         ("too_deep", "a.a", "local t = {} local top = t for i = 1, 40 do t.a = {} t = t.a end return top"),
-        ("deep_as_the_sea", "a.a", "local t = {} local top = t for i = 1, 20000 do t.a = {} t = t.a end return top"),
+        (
+            "deep_as_the_sea",
+            "a.a",
+            "local t = {} local top = t for i = 1, 20000 do t.a = {} t = t.a end return top",
+        ),
         ("text", "table", "return 'hello'"),
         ("number", "table", "return 42"),
         ("true", "table", "return true"),
@@ -78,10 +102,22 @@ fn shapes_that_are_refused() {
 #[test]
 fn sizes_that_are_refused() {
     run(&[
-        case("too_many", Fails("too_large", "limits.nodes"), "local t = {} for i = 1, 20001 do t[i] = 0 end return t"),
-        case("too_many_in_all", Fails("too_large", "limits.nodes"), "local t = {} for i = 1, 200 do t[i] = {} for j = 1, 200 do t[i][j] = 0 end end return t"),
+        case(
+            "too_many",
+            Fails("too_large", "limits.nodes"),
+            "local t = {} for i = 1, 20001 do t[i] = 0 end return t",
+        ),
+        case(
+            "too_many_in_all",
+            Fails("too_large", "limits.nodes"),
+            "local t = {} for i = 1, 200 do t[i] = {} for j = 1, 200 do t[i][j] = 0 end end return t",
+        ),
         case("too_large", Fails("too_large", "limits.result"), "return { x = ('x'):rep(262145) }"),
-        case("too_large_in_all", Fails("too_large", "limits.result"), "local t = {} for i = 1, 300 do t[i] = ('x'):rep(1000) end return { list = t }"),
+        case(
+            "too_large_in_all",
+            Fails("too_large", "limits.result"),
+            "local t = {} for i = 1, 300 do t[i] = ('x'):rep(1000) end return { list = t }",
+        ),
         case("too_large_by_key", Fails("too_large", "limits.result"), "return { [('x'):rep(300000)] = 1 }"),
     ]);
 }
@@ -91,7 +127,11 @@ fn failures_that_plugins_choose() {
     run(&[
         case("own_code", Fails("no_milk", "none left"), "error{ message = 'none left', code = 'no_milk' }"),
         case("own_reason", Fails("hook_error", "none left"), "return nil, 'none left'"),
-        case("own_reason_and_code", Fails("no_milk", "none left"), "return nil, { message = 'none left', code = 'no_milk' }"),
+        case(
+            "own_reason_and_code",
+            Fails("no_milk", "none left"),
+            "return nil, { message = 'none left', code = 'no_milk' }",
+        ),
         case("code_of_ours", Bounded, "error{ message = 'x', code = 'timeout' }"),
         case("code_with_spaces", Bounded, "error{ message = 'x', code = 'a b\\nc' }"),
         case("code_of_megabytes", Bounded, "error{ message = 'x', code = ('x'):rep(1000000) }"),

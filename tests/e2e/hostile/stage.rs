@@ -97,7 +97,11 @@ impl Case {
             Trigger::Load => body.clone(),
             Trigger::Startup => format!("function on_startup()\n{body}\nend"),
         };
-        let filter = if self.trigger == Trigger::Message { format!("-- @subscribe hit/{name}\n") } else { String::new() };
+        let filter = if self.trigger == Trigger::Message {
+            format!("-- @subscribe hit/{name}\n")
+        } else {
+            String::new()
+        };
         plugin_source(
             name,
             &format!(
@@ -189,9 +193,8 @@ end
 /// Starts a bridge with these plugins and the good one.
 pub(super) fn start(cases: &[Case]) -> Stage {
     let setup = Setup::new(&Broker::Embedded).plugin("good", GOOD);
-    let setup = cases.iter().fold(setup, |setup, case| {
-        setup.file(&format!("{}.lua", case.name), &case.source())
-    });
+    let setup =
+        cases.iter().fold(setup, |setup, case| setup.file(&format!("{}.lua", case.name), &case.source()));
     Stage::of(setup)
 }
 
