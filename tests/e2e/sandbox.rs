@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker};
+use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker, workers_of};
 
 on_each_broker!(
     what_is_absent,
@@ -97,7 +97,7 @@ fn a_worker_has_no_files_and_no_environment_of_ours(broker: &Broker) {
         .plugin("any", "function on_command() return {} end")
         .set("PLUGINS__ANY__SECRET", "s3cret");
     let jarvis = setup.start();
-    let workers = jarvis.workers();
+    let workers = workers_of(&jarvis);
     assert_eq!(workers.len(), 1, "one worker for each plugin");
     let environment = std::fs::read(format!("/proc/{}/environ", workers[0])).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains("s3cret"));
@@ -254,7 +254,7 @@ const QUICK: (&str, &str) =
 fn what_cannot_be_stopped_is_killed_and_the_rest_of_the_mail_is_answered(broker: &Broker) {
     let jarvis = Bridge::start(broker, &[("hangs", HANGS), QUICK]);
     assert_eq!(jarvis.run("count", json!({ "tag": 0 })), json!({ "calls": 1, "state": 1, "tag": 0 }));
-    let before = jarvis.workers();
+    let before = workers_of(&jarvis);
     jarvis.publish("jarvis/command/request", json!({ "id": "hang", "name": "hang" }));
     for tag in 1..=50 {
         jarvis.publish("jarvis/command/request/count", json!({ "tag": tag }));
@@ -272,7 +272,7 @@ fn what_cannot_be_stopped_is_killed_and_the_rest_of_the_mail_is_answered(broker:
         assert_json(&answer, &expected);
     }
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    let after = jarvis.workers();
+    let after = workers_of(&jarvis);
     assert_eq!(after.len(), 2);
     assert_eq!(after.iter().filter(|worker| before.contains(worker)).count(), 1, "one worker is new");
     let health = jarvis.ask("bridge/request/health", "");
@@ -284,7 +284,7 @@ fn a_worker_that_dies_is_replaced(broker: &Broker) {
     for n in 1..=3_u64 {
         let expected = json!({ "calls": 1, "state": n });
         assert_json(&jarvis.run("count", json!({})), &expected);
-        let workers = jarvis.workers();
+        let workers = workers_of(&jarvis);
         let worker = rustix::process::Pid::from_raw(workers[0].cast_signed()).unwrap();
         rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
         jarvis.log.expect_times("a plugin has a fresh worker plugin=hangs", usize::try_from(n).unwrap());

@@ -204,15 +204,6 @@ impl Bridge {
         self.process.id()
     }
 
-    /// The ids of its worker processes.
-    pub(crate) fn workers(&self) -> Vec<u32> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process_id())).unwrap();
-        let children =
-            tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
-        let children: Vec<String> = children.collect();
-        children.iter().flat_map(|text| text.split_whitespace()).map(|id| id.parse().unwrap()).collect()
-    }
-
     /// One more client, of MQTT 3.1.1.
     pub(crate) fn client_v3(&self) -> Client {
         Client::v3(self.port)
@@ -271,4 +262,14 @@ impl Deref for Bridge {
     fn deref(&self) -> &Client {
         &self.client
     }
+}
+
+/// The ids of a bridge's worker processes.
+pub(crate) fn workers_of(jarvis: &Bridge) -> Vec<u32> {
+    let id = jarvis.process_id();
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let children =
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let children: Vec<String> = children.collect();
+    children.iter().flat_map(|text| text.split_whitespace()).map(|id| id.parse().unwrap()).collect()
 }

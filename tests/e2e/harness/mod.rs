@@ -8,7 +8,7 @@ mod json;
 mod program;
 mod web;
 
-pub(crate) use bridge::{Bridge, Setup};
+pub(crate) use bridge::{Bridge, Setup, workers_of};
 pub(crate) use broker::{Broker, Mosquitto, free_port};
 pub(crate) use client::{Client, Publish};
 pub(crate) use directory::plugin_source;

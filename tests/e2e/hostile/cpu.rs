@@ -1,6 +1,6 @@
 //! What the processors did: for a bridge and its workers, for this test, and for everybody else.
 
-use crate::harness::Bridge;
+use crate::harness::{Bridge, workers_of};
 
 /// Readings of the kernel's clocks, in its ticks.
 pub(super) struct Usage {
@@ -22,7 +22,7 @@ impl Usage {
         let capacity: u64 = times.iter().sum();
         let idle: u64 = times.iter().skip(3).take(2).sum();
         let ours = [jarvis.process_id(), std::process::id()];
-        let ours = ours.into_iter().chain(jarvis.workers()).map(of_process).sum();
+        let ours = ours.into_iter().chain(workers_of(jarvis)).map(of_process).sum();
         Self { capacity, busy: capacity - idle, ours }
     }
 

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::stage::{GOOD, Stage};
-use crate::harness::{Broker, Setup};
+use crate::harness::{Broker, Setup, workers_of};
 
 const HANG: &str = "('a'):rep(40):find(('a?'):rep(40) .. ('a'):rep(40))";
 
@@ -169,7 +169,7 @@ fn a_bridge_of_the_unwilling_stops() {
         setup.plugin(&format!("bad_{name}"), &format!("function on_shutdown()\n{code}\nend"))
     });
     let stage = Stage::of(setup);
-    let workers = stage.jarvis.workers();
+    let workers = workers_of(&stage.jarvis);
     assert_eq!(workers.len(), tricks().len() + 1);
     let (status, ..) = stage.jarvis.end(rustix::process::Signal::TERM);
     assert_eq!(status.code(), Some(0));
@@ -183,7 +183,7 @@ fn no_worker_outlives_a_killed_bridge() {
     let stage = Stage::of(Setup::new(&Broker::Embedded).plugin("good", GOOD).plugin("hangs", &hangs));
     stage.jarvis.publish("jarvis/command/request/hang", "");
     stage.jarvis.settle();
-    let workers = stage.jarvis.workers();
+    let workers = workers_of(&stage.jarvis);
     drop(stage.jarvis.kill());
     let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
     let left =

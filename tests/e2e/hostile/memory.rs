@@ -8,7 +8,7 @@ use super::stage::{
     Trigger::{Event, Load, Message, Startup, Timer},
     case, memory, run, start,
 };
-use crate::harness::{Broker, Setup, say};
+use crate::harness::{Broker, Setup, say, workers_of};
 
 #[test]
 fn heaps_that_fill_up() {
@@ -338,7 +338,7 @@ fn fifty_bombs_leave_the_bridges_memory_where_it_was() {
         // Whoever was replaced is gone when the next one answers.
         (
             memory(stage.jarvis.process_id(), "VmRSS"),
-            stage.jarvis.workers().iter().map(|id| memory(*id, "VmRSS")).sum::<u64>(),
+            workers_of(&stage.jarvis).iter().map(|id| memory(*id, "VmRSS")).sum::<u64>(),
         )
     };
     round(20);

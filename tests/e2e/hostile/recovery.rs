@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::stage::{GOOD, Stage};
-use crate::harness::{Broker, Setup, assert_json};
+use crate::harness::{Broker, Setup, assert_json, workers_of};
 
 /// Does what it is told.
 const DOES: &str = "
@@ -152,7 +152,7 @@ function on_command(cmd)
 end
 ";
     let mut stage = Stage::of(Setup::new(&Broker::Embedded).plugin("waits", waits).plugin("good", GOOD));
-    let before = stage.jarvis.workers();
+    let before = workers_of(&stage.jarvis);
     stage.jarvis.publish("jarvis/command/request/wait", "");
     stage.jarvis.publish("jarvis/command/request/quick", "");
     stage.ask_good();
