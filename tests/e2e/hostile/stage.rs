@@ -149,7 +149,7 @@ impl Case {
         if wrong_code || unnamed || unplaced || !error.contains(part) {
             return Some(format!("wants {codes:?}, `{part}`, its name, one of {places:?}"));
         }
-        error.chars().any(char::is_control).then(|| "has control characters in its error".into())
+        is_forged(error).then(|| "has control characters in its error".into())
     }
 
     /// How many calls its VM must have seen after the next one; nothing where both ends are good.
@@ -345,4 +345,9 @@ pub(super) fn memory(process: u32, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+}
+
+/// Whether a text could draw on a terminal, or pass for several. A traceback has lines of its own.
+pub(super) fn is_forged(text: &str) -> bool {
+    text.chars().any(|character| character.is_control() && character != '\n')
 }
