@@ -263,7 +263,7 @@ fn contents() -> Vec<(&'static str, Vec<u8>, Result<(), &'static str>)> {
                 .unwrap()
                 .replacen("-- @version", "-- @name \u{202e}gnihtemos\u{200b}\n-- @version", 1)
                 .into(),
-            Ok(()),
+            Err("bidi_name.lua:2"),
         ),
     ]
 }

@@ -15,7 +15,7 @@ use super::{
     cpu::Usage,
     stage::{GOOD, Stage},
 };
-use crate::harness::{Broker, Client, PATIENCE, Setup, say};
+use crate::harness::{Broker, Client, PATIENCE, Setup, say, workers_of};
 
 /// What an answer may take longer than all but the slowest of a hundred alone.
 const MORE: Duration = Duration::from_millis(50);
@@ -232,5 +232,29 @@ fn answers_beside_hogging_timers() {
             times
         })
     });
+    stage.unharmed();
+}
+
+/// What makes the figures above hold on a machine with one core, too: the kernel gives the bridge the CPU first, and
+/// takes memory from a worker first.
+#[test]
+fn workers_come_after_the_bridge() {
+    let setup = Setup::new(&Broker::Embedded).plugin("good", GOOD).plugin("hog", HOG);
+    let mut stage = Stage::of(setup);
+    stage.ask_good();
+    // proc(5): `nice` is the nineteenth field, the seventeenth after the name.
+    let nice = |id: u32| -> i64 {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap().parse().unwrap()
+    };
+    let sacrifice = |id: u32| -> i64 {
+        let text = std::fs::read_to_string(format!("/proc/{id}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let bridge = stage.jarvis.process_id();
+    for worker in workers_of(&stage.jarvis) {
+        assert!(nice(worker) > nice(bridge), "{} is no lower priority than {}", nice(worker), nice(bridge));
+        assert!(sacrifice(worker) > sacrifice(bridge), "the bridge would be taken before its worker");
+    }
     stage.unharmed();
 }
