@@ -19,6 +19,7 @@ mod doctor;
 mod envelope;
 mod events;
 mod harness;
+mod hostile;
 mod http;
 mod jarvis;
 mod kept;
