@@ -14,6 +14,7 @@ mod chat;
 mod cli;
 mod clients;
 mod containment;
+mod diagnosis;
 mod docker_acl;
 mod doctor;
 mod envelope;
