@@ -70,8 +70,7 @@ pub(super) fn close(lua: &Lua, limiter: &Rc<Limiter>, raw: Table) -> mlua::Resul
     let noting = Rc::clone(limiter);
     let handler = lua.create_function(move |lua, problem: Value| {
         noting.note_raised(lua);
-        let place = || noting.stack().place(lua).map(|place| place + ": ").unwrap_or_default();
-        without_line_of_ours(lua, place, problem)
+        with_line(lua, problem, |message| noting.stack().missing_place(lua, message))
     })?;
     Ok(Entrance { xpcall, handler })
 }
@@ -93,20 +92,21 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
             };
             Ok((false, Value::String(lua.create_string(text)?)))
         }
-        problem => Ok((false, without_line_of_ours(lua, String::new, problem)?)),
+        problem => Ok((false, with_line(lua, problem, |_| String::new())?)),
     }
 }
 
-/// An error's text with the plugin's line, where it is known, instead of one of the prelude's. C puts that before its
-/// errors where the prelude calls it.
-fn without_line_of_ours(lua: &Lua, place: impl FnOnce() -> String, problem: Value) -> mlua::Result<Value> {
+/// An error's text without a line of the prelude's, which C puts before its errors where the prelude calls it, and
+/// with what `place` says of such a text.
+fn with_line(lua: &Lua, problem: Value, place: impl FnOnce(&[u8]) -> String) -> mlua::Result<Value> {
     let Value::String(message) = &problem else { return Ok(problem) };
     let bytes = message.as_bytes();
-    let Some(rest) = text::strip_prelude(&bytes) else {
+    let rest = text::strip_prelude(&bytes).unwrap_or(&bytes);
+    let mut text = place(rest).into_bytes();
+    if text.is_empty() && rest.len() == bytes.len() {
         drop(bytes);
         return Ok(problem);
-    };
-    let mut text = place().into_bytes();
+    }
     text.extend_from_slice(rest);
     Ok(Value::String(lua.create_string(text)?))
 }

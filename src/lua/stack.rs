@@ -1,7 +1,12 @@
 //! Reads the stack of the running Lua code: the plugin's line, and the calls that led there. Looks at frames
 //! only, never at values, so that no code of a plugin runs here.
 
-use std::{cell::RefCell, collections::HashMap, ffi::c_void, fmt::Write as _};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::c_void,
+    fmt::Write as _,
+};
 
 use mlua::{Function, Lua, Table, Value, debug::Debug};
 
@@ -24,6 +29,8 @@ pub(super) struct Stack {
     source: String,
     /// By their addresses. The one without a name is what calls the plugin.
     names: RefCell<HashMap<*const c_void, String>>,
+    /// What raises a text as the plugin gave it.
+    raisers: Cell<[*const c_void; 2]>,
 }
 
 /// The calls of one stack, a line each, the innermost first.
@@ -47,7 +54,11 @@ enum Frame {
 
 impl Stack {
     pub(super) fn new(chunk: &str) -> Self {
-        Self { source: format!("={chunk}"), names: RefCell::default() }
+        Self {
+            source: format!("={chunk}"),
+            names: RefCell::default(),
+            raisers: Cell::new([std::ptr::null(); 2]),
+        }
     }
 
     /// Learns what the functions are called that a plugin finds, before its code can change anything; `caller` is what
@@ -56,7 +67,23 @@ impl Stack {
         let mut names = self.names.borrow_mut();
         collect(&mut names, "", &lua.globals(), 2)?;
         names.insert(caller.to_pointer(), String::new());
+        let address = |name| lua.globals().raw_get::<Function>(name).map(|function| function.to_pointer());
+        self.raisers.set([address("error")?, address("assert")?]);
         Ok(())
+    }
+
+    /// Where an error was raised that C raised by itself, and so without a line, as in `weather.lua:12: `; empty where
+    /// the text has its line, or is the plugin's own. For the message handler, whose frame is the innermost.
+    pub(super) fn missing_place(&self, lua: &Lua, message: &[u8]) -> String {
+        let has_line =
+            message.strip_prefix(self.chunk().as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+        let is_from_c = |frame: &Debug<'_>| {
+            frame.source().what == "C" && !self.raisers.get().contains(&frame.function().to_pointer())
+        };
+        if has_line || lua.inspect_stack(1, is_from_c) != Some(true) {
+            return String::new();
+        }
+        self.place(lua).map(|place| place + ": ").unwrap_or_default()
     }
 
     /// The nearest line of the plugin, as in `weather.lua:12`.

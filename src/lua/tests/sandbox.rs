@@ -221,6 +221,17 @@ fn errors_name_the_plugins_own_line() {
         );
         check_fails("\nlocal s = (nil .. 'x')", "weather.lua:2: attempt to concatenate a nil value");
         check_fails("\nsetmetatable(1, {})", "weather.lua:2: bad argument #1");
+        check_fails("\ntable.sort({1, 'x'})", "failed: weather.lua:2: attempt to compare");
+        check_fails("\nnext({}, 'x')", "failed: weather.lua:2: invalid key to 'next'");
+        check_fails(
+            "\ncoroutine.yield()",
+            "failed: weather.lua:2: attempt to yield from outside a coroutine",
+        );
+        check_fails("\nerror('mine', 0)", "failed: mine");
+        check_fails(
+            "\nlocal s = ('x'):rep(-1, {}) .. ('%d'):format('x')",
+            "failed: weather.lua:2: bad argument #",
+        );
         check_fails(
             "local co = coroutine.wrap(function()\n jarvis.state.get() end) co()",
             "weather.lua:2: jarvis.state.get wants",
