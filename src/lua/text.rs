@@ -1,5 +1,7 @@
 //! Makes text of a plugin safe to show: bounded, valid UTF-8, without characters that act instead of being seen.
 
+use crate::model::is_deceptive;
+
 /// The beginning of some bytes as text: at most `max` bytes of them are looked at.
 pub(super) fn clean(bytes: &[u8], max: usize) -> String {
     let cut = bytes.len() > max;
@@ -10,18 +12,11 @@ pub(super) fn clean(bytes: &[u8], max: usize) -> String {
         _ => head,
     };
     let mut text: String =
-        String::from_utf8_lossy(head).chars().map(|c| if acts(c) { ' ' } else { c }).collect();
+        String::from_utf8_lossy(head).chars().map(|c| if is_deceptive(c) { ' ' } else { c }).collect();
     if cut {
         text.push('…');
     }
     text
-}
-
-/// Whether a character moves the cursor, begins a line or turns the direction of what follows, so that a log would
-/// show something else than what is there.
-fn acts(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What Lua calls the code of ours that runs before the plugin's.

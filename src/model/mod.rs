@@ -31,11 +31,11 @@ pub fn shown(text: &str, most: usize) -> String {
     text.chars().take(most).map(safe).collect()
 }
 
-/// Whether a character changes how the text around it is shown: control characters, and the marks that turn the
-/// direction of writing, with which a name can be made to look like another (CVE-2021-42574).
+/// Whether a character changes how the text around it is shown: control characters, separators of lines, and the
+/// marks that turn the direction of writing, with which a name can be made to look like another (CVE-2021-42574).
 #[must_use]
 pub fn is_deceptive(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The time of now as every message bears it: RFC 3339, UTC, milliseconds.
