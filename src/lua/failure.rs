@@ -14,7 +14,7 @@ const MAX_TEXT: usize = 2048;
 /// Bytes of a code that a plugin chose.
 const MAX_CODE: usize = 64;
 /// What Lua says when its heap is full.
-const NO_MEMORY: &[u8] = b"not enough memory";
+pub(super) const NO_MEMORY: &str = "not enough memory";
 
 /// Globals of plain Lua that plugins do not have, and what serves instead.
 const ABSENT: &[(&str, &str)] = &[
@@ -71,7 +71,9 @@ impl Blame<'_> {
     /// An error object that a hook raised.
     pub(super) fn raised(self, error: &Value, limits: &Limits) -> Failure {
         match error {
-            Value::String(message) if *message.as_bytes() == *NO_MEMORY => self.out_of_memory(limits),
+            Value::String(message) if *message.as_bytes() == *NO_MEMORY.as_bytes() => {
+                self.out_of_memory(limits)
+            }
             Value::String(message) => {
                 let mut message = text::clean(&message.as_bytes(), MAX_TEXT);
                 if let Some(hint) = hint(&message) {
@@ -99,7 +101,7 @@ impl Blame<'_> {
 
     /// An error that mlua made: for want of memory, or of syntax.
     pub(super) fn vm_error(self, error: &mlua::Error, limits: &Limits) -> Failure {
-        match error {
+        match root(error) {
             mlua::Error::MemoryError(_) => self.out_of_memory(limits),
             mlua::Error::SyntaxError { message, .. } => {
                 self.hook_error(&text::clean(message.as_bytes(), MAX_TEXT))
@@ -132,6 +134,14 @@ fn chosen(table: &Table) -> Option<Failure> {
         _ => ErrorCode::HookError,
     };
     Some(Failure::new(code, text::clean(&message.as_bytes(), MAX_TEXT)))
+}
+
+/// The error behind what mlua adds to one on its way: a traceback of its own, which shows frames of ours.
+pub(super) fn root(error: &mlua::Error) -> &mlua::Error {
+    match error {
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::WithContext { cause, .. } => root(cause),
+        other => other,
+    }
 }
 
 fn object(error: &Value) -> String {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use mlua::{Function, LightUserData, Lua, LuaOptions, StdLib, Table, Value, chunk::ChunkMode};
 
-use super::{limits::Limiter, text};
+use super::{failure, limits::Limiter, text};
 
 /// Lua code that runs before the plugin's: replaces what could swallow a stop, locks the libraries.
 const PRELUDE: &str = include_str!("prelude.lua");
@@ -87,7 +87,10 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
     }
     match problem {
         Value::Error(error) => {
-            let text = text::clean(error.to_string().as_bytes(), 512);
+            let text = match failure::root(&error) {
+                mlua::Error::MemoryError(_) => failure::NO_MEMORY.to_owned(),
+                error => text::clean(error.to_string().as_bytes(), 512),
+            };
             Ok((false, Value::String(lua.create_string(text)?)))
         }
         problem => Ok((false, without_line_of_ours(lua, String::new, problem)?)),

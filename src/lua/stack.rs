@@ -6,6 +6,7 @@ use std::{cell::RefCell, collections::HashMap, ffi::c_void, fmt::Write as _};
 use mlua::{Function, Lua, Table, Value, debug::Debug};
 
 use super::text;
+use crate::model::frame::HOOKS;
 
 /// Frames that are searched for a line of the plugin's own.
 const NEAR: usize = 24;
@@ -74,7 +75,7 @@ impl Stack {
         // Of functions of the library that call each other the plugin called the outermost.
         let mut library = None;
         for level in skipped..skipped + FRAMES {
-            match lua.inspect_stack(level, |frame| self.read(frame)) {
+            match lua.inspect_stack(level, |frame| self.read(lua, frame)) {
                 Some(Frame::Library(name)) => library = name,
                 Some(Frame::Own { line, is_tail_call }) => {
                     traceback.push_library(library.take());
@@ -102,7 +103,7 @@ impl Stack {
         self.source.trim_start_matches('=')
     }
 
-    fn read(&self, frame: &Debug<'_>) -> Frame {
+    fn read(&self, lua: &Lua, frame: &Debug<'_>) -> Frame {
         let source = frame.source();
         if source.source.as_deref() != Some(&self.source) {
             let names = self.names.borrow();
@@ -124,7 +125,10 @@ impl Stack {
                 write!(line, "{kind} '{}'", text::clean(name.as_bytes(), MAX_NAME))
             }
             _ if source.what == "main" => write!(line, "main chunk"),
-            _ => write!(line, "function <{chunk}:{}>", source.line_defined.unwrap_or(0)),
+            _ => match hook_name(lua, &frame.function()) {
+                Some(name) => write!(line, "function '{name}'"),
+                None => write!(line, "function <{chunk}:{}>", source.line_defined.unwrap_or(0)),
+            },
         };
         Frame::Own { line, is_tail_call: frame.is_tail_call() }
     }
@@ -156,6 +160,14 @@ impl Traceback {
         self.text.push_str("\n...");
         self.is_whole = true;
     }
+}
+
+/// The name of a hook, which nothing in Lua called and so nothing in Lua names.
+fn hook_name(lua: &Lua, function: &Function) -> Option<&'static str> {
+    let globals = lua.globals();
+    let is_it =
+        |name: &&str| matches!(globals.raw_get(*name), Ok(Value::Function(hook)) if hook == *function);
+    HOOKS.into_iter().find(is_it)
 }
 
 /// Names the functions of a table and of the read-only tables in it.

@@ -229,6 +229,10 @@ function table_bomb() local t = {} while true do t[#t + 1] = string.rep("x", 100
 function string_bomb() local s = "x" while true do s = s .. s end end
 function caught_bomb() local t = {} while true do pcall(function() while true do t[#t + 1] = {} end end) end end
 function fine() return { n = jarvis.state.incr("n") } end
+kept, calls = {}, 0
+jarvis.events.on("fill", function() while true do kept[#kept + 1] = {} end end)
+function fill() calls = calls + 1 jarvis.events.emit("fill") return {} end
+function look() return { kept = #kept, calls = calls } end
 function on_command(cmd) return _G[cmd.name](cmd.args) end
 "#;
     let jarvis = Bridge::start(broker, &[("bomb", code)]);
@@ -239,6 +243,9 @@ function on_command(cmd) return _G[cmd.name](cmd.args) end
         jarvis.check("command/request", *name, expected);
         assert_eq!(jarvis.run("fine", json!({})), json!({ "n": n + 1 }));
     }
+    // What its variables hold would fill the heap for ever, also where it was a handler that filled it.
+    jarvis.run("fill", json!({}));
+    assert_eq!(jarvis.run("look", json!({})), json!({ "kept": 0, "calls": 0 }));
 }
 
 const HANGS: &str = r#"

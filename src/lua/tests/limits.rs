@@ -160,6 +160,25 @@ fn long_library_calls_are_ordinary_errors() {
         check_fails("table.unpack({}, 1, 1 << 60)", "table.unpack: more than 1048576 values");
         check_fails("return {('x'):rep(1 << 40)}", "weather.lua:1: string.rep: the result would be larger");
         check_fails("return {(' '):rep(1 << 62, '')}", "string.rep: the result would be larger");
+        check_fails("table.concat({}, '', math.mininteger, math.maxinteger)", "table.concat: more than");
+        // Whatever `__len` says, how often it is asked, and also where the metatable is hidden. Without a bound each of
+        // these takes seconds, and not years, so that the test ends.
+        for len in ["1 << 26", "n == 1 and 1 or 1 << 26"] {
+            let liar = format!(
+                "local n = 0 local t = setmetatable({{}}, {{__metatable = false, __index = type, __newindex = rawequal,
+                 __len = function() n = n + 1 return {len} end}})"
+            );
+            for call in ["concat(t)", "unpack(t)", "insert(t, 1, 1)", "remove(t, 1)", "sort(t)"] {
+                let found = Bench::of_body(&format!("{liar} table.{call} return {{asked = n}}")).command();
+                let is_bounded = match len {
+                    "1 << 26" => found.contains(": more than 1048576 values"),
+                    // C asks for it anyway, and does not use it.
+                    _ if call == "concat(t)" => found == r#"{"asked":2}"#,
+                    _ => found == r#"{"asked":1}"#,
+                };
+                assert!(is_bounded, "{call} with {len}: {found}");
+            }
+        }
     });
 }
 

@@ -28,20 +28,20 @@ fn errors_bear_the_calls_that_led_to_them() {
             &[
                 "weather.lua:2: in upvalue 'inner'",
                 "weather.lua:5: in function 'outer'",
-                "weather.lua:9: in function <weather.lua:8>",
+                "weather.lua:9: in function 'on_command'",
             ],
         );
         check(
             "function on_command()\n  error('no')\nend",
-            &["[C]: in function 'error'", "weather.lua:2: in function <weather.lua:1>"],
+            &["[C]: in function 'error'", "weather.lua:2: in function 'on_command'"],
         );
         check(
             "function on_command()\n  local s = string.rep('x', 1e9)\nend",
-            &["[C]: in function 'string.rep'", "weather.lua:2: in function <weather.lua:1>"],
+            &["[C]: in function 'string.rep'", "weather.lua:2: in function 'on_command'"],
         );
         check(
             "function on_command()\n  jarvis.state.get()\nend",
-            &["[C]: in function 'jarvis.state.get'", "weather.lua:2: in function <weather.lua:1>"],
+            &["[C]: in function 'jarvis.state.get'", "weather.lua:2: in function 'on_command'"],
         );
         check(
             "local t = {}\nfunction t.sort()\n  table.sort({2, 1}, function(a, b) return a.x end)\nend\nfunction on_command()\n  t.sort()\nend",
@@ -49,7 +49,7 @@ fn errors_bear_the_calls_that_led_to_them() {
                 "weather.lua:3: in function <weather.lua:3>",
                 "[C]: in function 'table.sort'",
                 "weather.lua:3: in field 'sort'",
-                "weather.lua:6: in function <weather.lua:5>",
+                "weather.lua:6: in function 'on_command'",
             ],
         );
         check(
@@ -57,13 +57,13 @@ fn errors_bear_the_calls_that_led_to_them() {
             &[
                 "[C]: in function 'error'",
                 "weather.lua:1: in metamethod 'index'",
-                "weather.lua:3: in function <weather.lua:2>",
+                "weather.lua:3: in function 'on_command'",
             ],
         );
         // The plugin's own words reach who asked; who looks after the plugin learns the rest.
         let chosen = failure("function on_command()\n  error{message = 'no milk'}\nend");
         assert_eq!(chosen.message, "no milk");
-        assert_eq!(chosen.traceback, "[C]: in function 'error'\nweather.lua:2: in function <weather.lua:1>");
+        assert_eq!(chosen.traceback, "[C]: in function 'error'\nweather.lua:2: in function 'on_command'");
         check("function on_command() return nil, 'no milk' end", &[]);
         check("function on_command() return {print} end", &[]);
     });
@@ -77,17 +77,17 @@ fn stops_bear_the_calls_that_led_to_them() {
             &[
                 "weather.lua:2: in function <weather.lua:1>",
                 "[C]: in function 'pcall'",
-                "weather.lua:5: in function <weather.lua:4>",
+                "weather.lua:5: in function 'on_command'",
             ],
         );
         // A coroutine has a stack of its own, and below it lie the calls that resumed it.
         check(
             "local co = coroutine.wrap(function()\n  while true do end\nend)\nfunction on_command()\n  co()\nend",
-            &["weather.lua:2: in function <weather.lua:1>", "weather.lua:5: in function <weather.lua:4>"],
+            &["weather.lua:2: in function <weather.lua:1>", "weather.lua:5: in function 'on_command'"],
         );
         let found = failure("function on_command()\n  local t = {}\n  while true do t[#t + 1] = {} end\nend");
         assert_eq!(found.code.to_string(), "memory_limit");
-        assert_eq!(found.traceback, "weather.lua:3: in function <weather.lua:1>");
+        assert_eq!(found.traceback, "weather.lua:3: in function 'on_command'");
     });
 }
 
