@@ -25,6 +25,11 @@ deep:
     @if command -v cargo-deny >/dev/null; then cargo deny --locked check --config .deny.toml; \
     else echo "cargo-deny is not installed, so licences and advisories were not looked at: cargo install cargo-deny --locked"; fi
 
+# A failure prints its seed; `BOLERO_RANDOM_SEED` throws it again. `just fuzz frames 600` is ten minutes of one.
+# Random input for whatever reads what comes from outside.
+fuzz target="" seconds="60":
+    BOLERO_RANDOM_TEST_TIME_MS={{seconds}}000 cargo test --locked --lib fuzz_{{target}} -- --nocapture
+
 # Throughput, latency, and one hook call against bare mlua.
 bench:
     cargo bench --locked

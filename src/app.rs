@@ -197,6 +197,7 @@ async fn plugin_manager(
         limits: config.limits.plugin.clone(),
         max_timeout_ms: config.limits.max_timeout_ms,
         max_memory: config.limits.max_memory,
+        max_plugins: config.limits.plugins,
         timezone: config.location.timezone.clone(),
         base: config.mqtt.base_topic.clone(),
         values: values.collect::<BTreeMap<_, _>>(),

@@ -80,8 +80,10 @@ pub(super) fn read(
     let role = match (path_role, fields.get("role")) {
         (Some(role), _) => role,
         (None, None | Some(Value::Null)) => Role::User,
-        (None, Some(role)) => serde_json::from_value(role.clone())
-            .map_err(|_| invalid(format!("`role` must be \"user\" or \"assistant\", it is {role}")))?,
+        (None, Some(role)) => serde_json::from_value(role.clone()).map_err(|_| {
+            let role = crate::model::shown(&role.to_string(), 80);
+            invalid(format!("`role` must be \"user\" or \"assistant\", it is {role}"))
+        })?,
     };
     fields.insert("id".into(), request.echo.id.clone());
     fields.insert("role".into(), json!(role));

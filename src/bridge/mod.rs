@@ -13,6 +13,8 @@ mod command;
 mod control;
 mod desk;
 mod event;
+#[cfg(test)]
+mod fuzz;
 mod once;
 mod outcome;
 mod parking;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::model::{ErrorCode, Failure};
+use crate::model::{ErrorCode, Failure, json};
 
 /// How deep a payload may be nested.
 const MAX_DEPTH: usize = 64;
@@ -40,7 +40,7 @@ pub(super) fn read(bytes: &[u8], limit: usize) -> Result<Payload, Failure> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let start = text.trim_start();
     if start.starts_with(['{', '[']) {
-        let value: Value = serde_json::from_str(text).map_err(|error| broken_json(start, &error))?;
+        let value = json::parse(text).map_err(|error| broken_json(start, &error))?;
         if depth(&value) > MAX_DEPTH {
             return Err(invalid(format!("the payload is nested deeper than {MAX_DEPTH} levels")));
         }
@@ -51,7 +51,7 @@ pub(super) fn read(bytes: &[u8], limit: usize) -> Result<Payload, Failure> {
         });
     }
     if start.starts_with('"')
-        && let Ok(Value::String(text)) = serde_json::from_str(text)
+        && let Ok(Value::String(text)) = json::parse(text)
     {
         return Ok(Payload::Text(text));
     }

@@ -115,7 +115,13 @@ pub fn main() -> ExitCode {
         output::error(&error.to_string());
         return ExitCode::from(2);
     }
-    match runtime().and_then(|runtime| runtime.block_on(dispatch(cli.command, &config))) {
+    let run = |runtime: tokio::runtime::Runtime| {
+        let ended = runtime.block_on(dispatch(cli.command, &config));
+        // All that had to be finished is; a look at a disk that has gone is not waited for.
+        runtime.shutdown_background();
+        ended
+    };
+    match runtime().and_then(run) {
         Ok(code) => code,
         Err(error) => {
             output::error(&format!("{error:#}"));

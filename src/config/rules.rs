@@ -62,6 +62,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("limits.max_timeout_ms", Rule::Whole(1..=MAX_MS)),
     ("limits.memory", Rule::Whole(1_048_576..=GIB)),
     ("limits.max_memory", Rule::Whole(1_048_576..=GIB)),
+    ("limits.plugins", Rule::Whole(0..=1_000)),
     ("limits.result", Rule::Whole(256..=MAX_IN_FRAME)),
     // serde_json itself reads no deeper than 128.
     ("limits.depth", Rule::Whole(1..=100)),

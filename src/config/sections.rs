@@ -147,6 +147,8 @@ pub struct Limits {
     pub max_timeout_ms: u64,
     /// How far a header may raise the heap, in bytes.
     pub max_memory: usize,
+    /// How many plugins may run.
+    pub plugins: usize,
 }
 
 /// `[limits]` as it is written.
@@ -160,6 +162,7 @@ struct LimitKeys {
     max_timeout_ms: u64,
     memory: usize,
     max_memory: usize,
+    plugins: usize,
     result: usize,
     depth: usize,
     nodes: usize,
@@ -192,8 +195,8 @@ impl From<LimitKeys> for Limits {
             timers: keys.timers,
             mailbox: keys.mailbox,
         };
-        let LimitKeys { payload, max_timeout_ms, max_memory, .. } = keys;
-        Self { plugin, payload, max_timeout_ms, max_memory }
+        let LimitKeys { payload, max_timeout_ms, max_memory, plugins, .. } = keys;
+        Self { plugin, payload, max_timeout_ms, max_memory, plugins }
     }
 }
 

@@ -425,6 +425,7 @@ fn embedders_without_a_configuration_get_the_shipped_figures() {
             settings.breaker.kills_within
         ),
     );
+    assert_eq!(config.limits.plugins, settings.max_plugins);
     let http = crate::effects::http::Config::default();
     assert_eq!(
         (config.http.timeout, config.http.max_timeout, config.http.max_body, config.http.redirects),

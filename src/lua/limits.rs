@@ -91,6 +91,7 @@ impl Limiter {
         self.started.set(now);
         self.cpu_started.set(cpu_time());
         self.waited.set(Duration::ZERO);
+        self.raised.take();
         self.next_look.set(now + self.cpu.min(self.wall).min(self.total));
         self.armed.set(true);
     }
@@ -132,7 +133,6 @@ impl Limiter {
     /// Notes where an error was raised that nothing in the plugin catches. Runs while the stack is still there, and
     /// its own frame is the innermost.
     pub(super) fn note_raised(&self, lua: &Lua) {
-        let mut traceback = Traceback::default();
         if let Some(mut trip) = self.trip.take() {
             // Stopped within a coroutine: these are the calls that resumed it.
             if !trip.traceback.is_whole {
@@ -141,6 +141,7 @@ impl Limiter {
             self.trip.set(Some(trip));
             return;
         }
+        let mut traceback = Traceback::default();
         self.stack.trace(lua, 1, &mut traceback);
         self.raised.set(traceback);
     }

@@ -7,7 +7,7 @@ local ipairs, select, tonumber, tostring, type = ipairs, select, tonumber, tostr
 local pcall0, setmetatable0, rawset0, collectgarbage0 = pcall, setmetatable, rawset, collectgarbage
 local create0, resume0, close0 = coroutine.create, coroutine.resume, coroutine.close
 local position, caught, describe = raw.position, raw.caught, raw.describe
-local sub = string.sub
+local sub, math_type, tointeger = string.sub, math.type, math.tointeger
 
 -- Raises at the nearest line of the plugin: with a level instead, a tail call would hide it.
 local function fail(message)
@@ -188,7 +188,7 @@ end
 -- The length, asked for once: `__len` may answer otherwise the next time.
 local function length(name, t)
   local n = #t
-  if math.type(n) ~= "integer" then
+  if math_type(n) ~= "integer" then
     fail("object length is not an integer")
   end
   check_count(name, 1, n)
@@ -254,7 +254,7 @@ function table.insert(t, ...)
     fail("wrong number of arguments to 'insert'")
   end
   local at, value = ...
-  at = math.tointeger(tonumber(at))
+  at = tointeger(tonumber(at))
   if not at or at < 1 or at > n + 1 then
     fail("bad argument #2 to 'insert' (position out of bounds)")
   end
@@ -271,7 +271,7 @@ function table.remove(t, ...)
   local n = length("table.remove", t)
   local at = n
   if select("#", ...) > 0 then
-    at = math.tointeger(tonumber((...)))
+    at = tointeger(tonumber((...)))
     if not at or (at ~= n and (at < 1 or at > n + 1)) then
       fail("bad argument #2 to 'remove' (position out of bounds)")
     end

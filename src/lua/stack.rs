@@ -157,7 +157,7 @@ impl Traceback {
 
     /// There is more, which is not shown.
     fn cut(&mut self) {
-        self.text.push_str("\n...");
+        self.text.push_str(if self.text.is_empty() { "..." } else { "\n..." });
         self.is_whole = true;
     }
 }

@@ -26,7 +26,7 @@ impl PluginId {
     /// # Errors
     /// When it is empty, longer than 64 bytes, reserved, or has other characters than `a-z 0-9 _ -`.
     pub fn parse(text: &str) -> Result<Self, BadPluginId> {
-        let found = || text.chars().take(80).collect::<String>();
+        let found = || super::shown(text, 80);
         let bad = |reason| Err(BadPluginId { found: found(), reason });
         if text.len() > 64 {
             return bad("at most 64 characters");

@@ -37,7 +37,11 @@ impl Permission {
     /// # Errors
     /// When its kind is unknown or what follows the colon is not a host or filter.
     pub fn parse(text: &str) -> Result<Self, BadPermission> {
-        let bad = |reason: String| BadPermission { found: text.chars().take(120).collect(), reason };
+        let bad = |reason: String| BadPermission {
+            found: super::shown(text, 120),
+            // It may repeat a part of the text.
+            reason: super::shown(&reason, 400),
+        };
         let kinds = "write `http:<host[:port]>`, `mqtt.publish:<filter>` or `mqtt.subscribe:<filter>`";
         let (kind, object) = text.split_once(':').ok_or_else(|| bad(kinds.into()))?;
         match kind.trim() {
@@ -62,6 +66,9 @@ fn parse_host(text: &str) -> Result<Permission, String> {
             if host.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err(format!("`{host}` is not an IPv6 address"));
             }
+            if !after.is_empty() && !after.starts_with(':') {
+                return Err(format!("`{text}` has more than a port behind its `]`"));
+            }
             (host, after.strip_prefix(':'))
         }
         None => match text.split_once(':') {
@@ -73,11 +80,25 @@ fn parse_host(text: &str) -> Result<Permission, String> {
     if host.is_empty() || (!text.starts_with('[') && !host.bytes().all(is_name)) {
         return Err(not_a_host(text));
     }
-    let port = port.map(str::parse).transpose().map_err(|_| format!("`{text}` has no valid port"))?;
+    let port = match port {
+        None => None,
+        Some(port) => Some(parse_port(port).ok_or_else(|| format!("`{text}` has no valid port"))?),
+    };
     Ok(Permission::Http { host: host.to_ascii_lowercase(), port })
 }
 
+/// The number parser would take a sign, and nothing can be connected to port 0.
+fn parse_port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0 && !text.starts_with('+'))
+}
+
 fn not_a_host(text: &str) -> String {
+    let text = super::shown(text, 120);
+    if !text.is_ascii() {
+        return format!(
+            "`{text}` is not a host: write a name with such letters in its ASCII form, as in `xn--…`"
+        );
+    }
     format!(
         "`{text}` is not a host: write a name or address without scheme and path, as in \
          `http:api.example.com`; put an IPv6 address in brackets"
@@ -141,6 +162,11 @@ mod tests {
         check("http:https://example.com", "without scheme and path");
         check("http:example.com/path", "without scheme and path");
         check("mqtt.publish:a#", "`#` must be the whole last level");
+        check("http:b\u{fc}cher.example", "in its ASCII form");
+        check("http:[::1]x", "more than a port behind its `]`");
+        for port in ["", "0", "+80", "65536", "x"] {
+            check(&format!("http:localhost:{port}"), "has no valid port");
+        }
         check("shell:rm", "there is no permission `shell`");
     }
 }

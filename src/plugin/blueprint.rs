@@ -26,6 +26,8 @@ pub struct Settings {
     pub max_timeout_ms: u64,
     /// How far `@memory` counts, in bytes.
     pub max_memory: usize,
+    /// How many plugins may run, each in a process of its own.
+    pub max_plugins: usize,
     /// IANA name for `jarvis.time`.
     pub timezone: String,
     /// First levels of the bridge's own topics.
@@ -85,7 +87,7 @@ impl Blueprint {
                 description: manifest.description.clone(),
             },
             chunk: self.source.file_name.clone(),
-            source: self.source.text.clone(),
+            source: self.source.text.to_string(),
             permissions: self.rights.permissions().to_vec(),
             limits: self.limits.clone(),
             timezone: self.timezone.clone(),
@@ -107,14 +109,18 @@ fn rights(
     operator: &BTreeMap<String, Value>,
     base: &Topic,
 ) -> Result<Rights, Vec<Fault>> {
-    let fault = |message| Fault { file: manifest.file.clone(), line: None, message };
+    let fault = |line, message| Fault { file: manifest.file.clone(), line, message };
     let rights = Rights::of(manifest.id.as_str(), manifest.permissions(operator)?, base)
-        .map_err(|error| vec![fault(error.to_string())])?;
-    let inside =
-        manifest.subscribe.iter().filter_map(|filter| Some((filter, rights.requests_around(filter)?)));
+        .map_err(|error| vec![fault(None, error.to_string())])?;
+    let filters = manifest.subscribe.iter().zip(&manifest.subscribe_lines);
+    let inside = filters.filter_map(|(filter, line)| Some((filter, line, rights.requests_around(filter)?)));
     let faults: Vec<Fault> = inside
-        .map(|(filter, requests)| {
-            fault(format!("`@subscribe {filter}` lies inside `{requests}`: requests go to the hooks only"))
+        .map(|(filter, line, requests)| {
+            let message = format!(
+                "`@subscribe {filter}` lies inside `{requests}`, which is for the bridge: remove it and use a hook \
+                 such as on_command"
+            );
+            fault(Some(*line), message)
         })
         .collect();
     if faults.is_empty() { Ok(rights) } else { Err(faults) }

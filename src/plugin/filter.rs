@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::mail::Step;
-use crate::model::{ErrorCode, Failure, PluginId};
+use crate::model::{ErrorCode, Failure, PluginId, json};
 
 /// A message after some filters.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Filtered {
         let Step { outcome, ran } = step;
         let result = match outcome {
             Ok(None) => return false,
-            Ok(Some(result)) => serde_json::from_str::<Value>(result.get()).unwrap_or(Value::Null),
+            Ok(Some(result)) => json::parse(result.get()).unwrap_or(Value::Null),
             Err(failure) => {
                 self.failures.push((plugin.clone(), Step { outcome: Err(failure), ran }));
                 return false;

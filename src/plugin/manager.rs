@@ -19,11 +19,13 @@ use super::{
     blueprint::Blueprint,
     context::Context,
     files::{self, Found, Running},
+    looks::Looks,
     mailbox,
     notice::Notice,
     registry::{Broken, Registry},
     runner::{Newborn, Runner, Trouble},
     shared::{LastError, Shared, State},
+    shelf::Shelf,
 };
 use crate::model::{ErrorCode, Failure, PluginId};
 
@@ -46,6 +48,7 @@ struct Inner {
     turns: std::sync::Mutex<BTreeMap<PluginId, Arc<Mutex<()>>>>,
     /// Held while the directory is read and compared.
     known: Mutex<BTreeMap<String, Known>>,
+    looks: Looks,
 }
 
 /// How long a plugin is waited for in unloading: its longest call and a little more.
@@ -86,6 +89,7 @@ impl Manager {
             warned: std::sync::Mutex::default(),
             turns: std::sync::Mutex::default(),
             known: Mutex::default(),
+            looks: Looks::default(),
         }))
     }
 
@@ -110,8 +114,9 @@ impl Manager {
     /// The same for who holds the lock.
     async fn look_beside(&self, running: Running) -> io::Result<Found> {
         let inner = self.0.clone();
-        let look = move || files::look(&inner.directory, &inner.context.settings, &running);
-        tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?
+        let look =
+            move |shelf: &mut Shelf| files::look(&inner.directory, &inner.context.settings, &running, shelf);
+        self.0.looks.run(look).await
     }
 
     /// Brings what runs in line with what is in the directory.
@@ -323,7 +328,7 @@ impl Manager {
 
     /// Reads the directory here and now. Blocks on the disk.
     pub(super) fn look_now(&self) -> io::Result<Found> {
-        files::look(&self.0.directory, &self.0.context.settings, &Running::new())
+        files::look(&self.0.directory, &self.0.context.settings, &Running::new(), &mut Shelf::default())
     }
 
     /// Loads the plugin of one file as it is now.
@@ -334,6 +339,8 @@ impl Manager {
 
     async fn load_from(&self, file: &str) -> Result<PluginId, Failure> {
         let mut known = self.0.known.lock().await;
+        // Who asks for it by name wants it read, whatever its time stamp says.
+        self.0.looks.forget(file);
         let mut found = self.look_beside(running(&known)).await.map_err(|error| {
             Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
         })?;

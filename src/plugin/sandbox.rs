@@ -20,6 +20,7 @@ use crate::{
     model::{
         ErrorCode, Failure, Limits, PluginId, Topic,
         frame::{HOOKS, Input},
+        json,
     },
     store::{Store, StoreError},
     worker::{self, Spawner},
@@ -211,8 +212,7 @@ impl Sandbox {
             .map_err(|error| Failure::new(ErrorCode::InvalidPayload, error.to_string()))?;
         let step = self.manager.registry().call(id, hook, Input::Value(input), &Cause::none()).await?;
         let result = step.outcome?;
-        let parse = |result: &str| serde_json::from_str(result);
-        result.map_or(Ok(Value::Null), |result| parse(result.get())).map_err(|error| {
+        result.map_or(Ok(Value::Null), |result| json::parse(result.get())).map_err(|error| {
             Failure::new(ErrorCode::InvalidResult, format!("plugin `{id}`: {hook} returned {error}"))
         })
     }
@@ -299,6 +299,7 @@ impl Default for Settings {
             limits: Limits::default(),
             max_timeout_ms: 30_000,
             max_memory: 64 << 20,
+            max_plugins: 100,
             timezone: "UTC".into(),
             base: Topic::default(),
             values: BTreeMap::new(),

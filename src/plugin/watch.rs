@@ -57,10 +57,11 @@ fn is_hint(event: &Event, directory: &Path) -> bool {
     event.need_rescan() || is_change && event.paths.iter().any(|path| is_ours(path, directory))
 }
 
-/// Whether a change may be one of plugins; a log or a database beside them changes all the time.
+/// Whether a change may be one of plugins; a log or a database beside them changes all the time. `..data` is the
+/// link that Kubernetes turns round when the files of a ConfigMap change.
 fn is_ours(path: &Path, directory: &Path) -> bool {
-    path == directory
-        || (path.parent() == Some(directory) && path.extension().is_some_and(|end| end == "lua"))
+    let is_plugin = || path.extension().is_some_and(|end| end == "lua") || path.ends_with("..data");
+    path == directory || (path.parent() == Some(directory) && is_plugin())
 }
 
 async fn run(
@@ -113,7 +114,7 @@ mod tests {
 
     use notify::{
         Event, EventKind,
-        event::{AccessKind, AccessMode, CreateKind, DataChange, Flag, ModifyKind},
+        event::{AccessKind, AccessMode, CreateKind, DataChange, Flag, ModifyKind, RenameMode},
     };
 
     use super::is_hint;
@@ -130,6 +131,7 @@ mod tests {
         check(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/p/a.lua", true);
         check(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/p/a.log", false);
         check(EventKind::Create(CreateKind::Folder), "/p", true);
+        check(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/p/..data", true);
         check(EventKind::Create(CreateKind::File), "/other.lua", false);
     }
 

@@ -6,6 +6,8 @@ mod clock;
 mod ending;
 mod examine;
 pub mod frames;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod lockdown;
 mod probe;

@@ -28,7 +28,6 @@ on_each_broker!(
     what_waits_when_it_is_switched_off_is_for_the_version_that_comes,
     a_full_mailbox_keeps_no_other_plugin_waiting,
     a_refused_file_is_reloaded_by_its_name,
-    a_plugin_says_how_it_is,
 );
 
 /// Does what its command says; `hang` can only be killed.
@@ -413,28 +412,4 @@ fn a_refused_file_is_reloaded_by_its_name(broker: &Broker) {
         "good",
         json!({ "data": { "id": "good", "state": "ready" } }),
     );
-}
-
-fn a_plugin_says_how_it_is(broker: &Broker) {
-    let patient = r#"
--- @commands catch
-local cold = false
-function on_command(cmd) cold = true return {} end
-function health() if cold then return false, "I have a cold" end return true end
-"#;
-    let jarvis = Setup::new(broker)
-        .plugin("patient", patient)
-        .plugin("offender", OFFENDER)
-        .set("BRIDGE__HEALTH_INTERVAL", "1")
-        .start();
-    let says = |expected: Value| {
-        jarvis.expect("jarvis/bridge/health", json!({ "plugins": { "patient": expected } }));
-    };
-    says(json!({ "healthy": true, "reason": null, "errors": 0 }));
-    jarvis.run("catch", json!({}));
-    // What it says is neither an error nor a reason to leave it alone.
-    says(json!({ "healthy": false, "reason": "I have a cold", "errors": 0, "breaker": "closed" }));
-    assert_eq!(health(&jarvis)["healthy"], Value::Null, "one that has no `health()` says nothing");
-    let list = jarvis.ask("bridge/request/plugin/info", "patient");
-    assert_json(&list["data"], &json!({ "state": "ready", "last_error": null }));
 }

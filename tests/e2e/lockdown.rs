@@ -215,7 +215,7 @@ end
     jarvis.check(
         "command/request",
         "one",
-        json!({ "status": "error", "error": "~plugin `one`: on_command " }),
+        json!({ "status": "error", "code": "memory_limit", "error": "~plugin `one`: on_command " }),
     );
     assert_eq!(jarvis.run("two", json!({})), json!({ "kept": 8 }), "another worker is not concerned");
     assert_eq!(jarvis.run("one", json!({})), json!({ "kept": 8 }), "a fresh worker has the whole cap");

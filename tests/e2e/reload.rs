@@ -15,6 +15,8 @@ on_each_broker!(
     a_renamed_file_is_the_same_plugin,
     a_new_id_is_another_plugin,
     what_is_no_plugin_is_left_alone,
+    links_are_followed_inside_the_directory_and_swapped_as_one,
+    more_plugins_than_may_run_are_refused_by_name,
     a_broken_save_keeps_the_old_version,
     a_start_that_fails_keeps_the_old_version,
     the_old_version_leaves_and_the_new_one_finds_its_state,
@@ -148,6 +150,55 @@ fn what_is_no_plugin_is_left_alone(broker: &Broker) {
     heard(&jarvis, "plugin_loaded", "right");
     let list = jarvis.ask("bridge/request/plugin/list", "");
     assert_json(&list["data"], &json!([{ "id": "right" }]));
+}
+
+/// As Kubernetes mounts and changes a ConfigMap.
+fn links_are_followed_inside_the_directory_and_swapped_as_one(broker: &Broker) {
+    use std::os::unix::fs::symlink;
+    let jarvis = Bridge::start(broker, &[]);
+    let directory = jarvis.setup().plugins();
+    let version = |name: &str, text: &str| {
+        fs::create_dir(directory.join(name)).unwrap();
+        fs::write(directory.join(name).join("p.lua"), plugin_source("p", &answers(text))).unwrap();
+        symlink(name, directory.join("..data_tmp")).unwrap();
+        fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    };
+    version("..2026_01", "one");
+    symlink("..data/p.lua", directory.join("p.lua")).unwrap();
+    heard(&jarvis, "plugin_loaded", "p");
+    assert_eq!(ask(&jarvis), "one");
+    version("..2026_02", "two");
+    heard(&jarvis, "plugin_reloaded", "p");
+    assert_eq!(ask(&jarvis), "two");
+
+    let outside = directory.parent().unwrap().join("outside.lua");
+    fs::write(&outside, plugin_source("outside", &answers("out").replace("ask", "out"))).unwrap();
+    symlink("../outside.lua", directory.join("outside.lua")).unwrap();
+    let event = heard(&jarvis, "plugin_error", "outside");
+    let error = event["data"]["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("outside.lua: is a symbolic link that leads out of the plugin directory"),
+        "{error}"
+    );
+    assert_eq!(ask(&jarvis), "two");
+}
+
+fn more_plugins_than_may_run_are_refused_by_name(broker: &Broker) {
+    let code = |id: &str| answers(id).replace("ask", id);
+    let plugins = ["b", "c", "d"].map(|id| (id, code(id)));
+    let setup = plugins.iter().fold(Setup::new(broker), |setup, (id, code)| setup.plugin(id, code));
+    let jarvis = setup.set("LIMITS__PLUGINS", "2").start();
+    assert_eq!(jarvis.ask("command/request/c", "")["response"], "c");
+    let refused = jarvis.ask("command/request/d", "");
+    assert_eq!((&refused["status"], &refused["code"]), (&json!("error"), &json!("unavailable")));
+    assert!(refused["error"].as_str().unwrap().contains("(`limits.plugins`)"), "{refused:#}");
+    // One that runs keeps its place beside one that comes before it by name.
+    jarvis.write_plugin("a", &code("a"));
+    heard(&jarvis, "plugin_error", "a");
+    assert_eq!(jarvis.ask("command/request/c", "")["response"], "c");
+    fs::remove_file(jarvis.setup().plugins().join("c.lua")).unwrap();
+    heard(&jarvis, "plugin_loaded", "a");
+    assert_eq!(jarvis.ask("command/request/a", "")["response"], "a");
 }
 
 fn a_broken_save_keeps_the_old_version(broker: &Broker) {

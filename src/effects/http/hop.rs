@@ -126,6 +126,10 @@ impl Hop {
         if url.as_str().len() > MAX_URL {
             return Err(failure("a URL that is too long"));
         }
+        // What was meant for one reader only would go where everybody on the way can read it.
+        if (self.url.scheme(), url.scheme()) == ("https", "http") {
+            return Err(failure("an `http:` address, away from https: ask for that address if it is meant"));
+        }
         Ok(url)
     }
 }

@@ -58,6 +58,9 @@ impl Default for Config {
 
 /// Sends what plugins ask for, each request on a connection of its own. Cheap to clone.
 ///
+/// A plugin's worker waits for its answer before it can ask again, so there are at most as many requests at a
+/// time as plugins that run, and none holds up another's.
+///
 /// Connections are not kept: one that was opened under one plugin's permissions must not serve another.
 #[derive(Clone)]
 pub struct HttpClient {

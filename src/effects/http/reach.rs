@@ -5,10 +5,11 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use reqwest::Url;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     address::{Kind, kind_of},
@@ -19,7 +20,7 @@ use crate::model::{Permission, PluginId, frame::Refusal};
 /// How many addresses of one name are tried.
 const MAX_ADDRESSES: usize = 16;
 /// Lookups of one plugin at a time. A lookup cannot be called off: without this bound a plugin that gives
-/// up early and asks again would fill the threads on which everything else that blocks runs, too.
+/// up early and asks again would start threads without end.
 const LOOKUPS: usize = 2;
 /// Endings of names that no public name server knows (RFC 6762, RFC 8375, ICANN's `.internal`, and habit).
 const LOCAL_ENDINGS: [&str; 4] = [".local", ".lan", ".home.arpa", ".internal"];
@@ -99,12 +100,17 @@ impl Reach {
         };
         let turn = turns.acquire_owned().await.map_err(|error| failure(&error))?;
         let (look_up, owned) = (self.look_up, name.to_owned());
-        let lookup = tokio::task::spawn_blocking(move || {
+        let (tell, told) = oneshot::channel();
+        // A thread of its own: a name server that does not answer, perhaps the plugin author's, must hold up
+        // neither what else blocks nor the end of the bridge.
+        let thread = thread::Builder::new().name("lookup".into()).spawn(move || {
             let found = look_up(&owned, port);
             drop(turn);
-            found
+            // Who asked may have given up.
+            let _ = tell.send(found);
         });
-        lookup.await.map_err(|error| failure(&error))?.map_err(|error| failure(&error))
+        thread.map_err(|error| failure(&error))?;
+        told.await.map_err(|error| failure(&error))?.map_err(|error| failure(&error))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Requests against real servers on this machine.
 
+mod fuzz;
+mod hostile;
+
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},

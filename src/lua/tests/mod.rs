@@ -4,6 +4,7 @@ mod api;
 mod bombs;
 mod conversion;
 mod floods;
+mod fuzz;
 mod limits;
 mod reach;
 mod sandbox;

@@ -65,7 +65,11 @@ fn changed_globals_change_nothing_of_ours() {
              function on_chat()
                local ok, e = real.pcall(real.jarvis.state.get)
                local co = real.coroutine.wrap(function() return ('x'):rep(2) end)
-               return {ok = ok, e = e, co = co(), n = #('a b'):split(), t = real.tostring(1)}
+               local smart = real.setmetatable({}, {})
+               real.table.insert(smart, 1)
+               real.table.insert(smart, 1, 2)
+               real.table.sort(smart)
+               return {ok = ok, e = e, co = co(), n = #('a b'):split(), t = real.tostring(1), r = real.table.remove(smart, 2)}
              end",
         );
         let Outcome::Failed(failure) = bench.hook("on_command", "{}").outcome else {
@@ -76,6 +80,7 @@ fn changed_globals_change_nothing_of_ours() {
         let found: serde_json::Value = serde_json::from_str(&found).unwrap();
         assert_eq!(found["e"], "weather.lua:9: jarvis.state.get wants a string as the key, got nil");
         assert_eq!((&found["co"], &found["n"], &found["t"]), (&"xx".into(), &2.into(), &"1".into()));
+        assert_eq!(found["r"], 2);
     });
 }
 

@@ -92,6 +92,24 @@ fn stops_bear_the_calls_that_led_to_them() {
 }
 
 #[test]
+fn none_is_that_of_an_earlier_call() {
+    with_stack(|| {
+        let plugin = load(
+            "function on_command() local x <close> = setmetatable({}, {__close = function() while true do end end}) error('x') end
+             function on_chat() local s = ('x'):rep(6000000) return {s .. s .. s} end",
+        );
+        let limits = Limits { cpu_ms: 50, ..plugin.limits.clone() };
+        let bench = Bench::start(Load { limits, ..plugin });
+        // It is stopped after an error was raised, and a full heap within one instruction has no traceback.
+        for (hook, code) in [("on_command", "timeout"), ("on_chat", "memory_limit")] {
+            let Outcome::Failed(failure) = bench.hook(hook, "{}").outcome else { panic!("it did not fail") };
+            assert_eq!(failure.code.to_string(), code, "{failure}");
+            assert_eq!(failure.traceback.is_empty(), hook == "on_chat", "{}", failure.traceback);
+        }
+    });
+}
+
+#[test]
 fn the_top_level_has_one_too() {
     with_stack(|| {
         let bench = Bench::start(load("local function f()\n  error('no')\nend\nf()"));

@@ -1,6 +1,8 @@
 //! What a plugin says about itself in its first lines, read without running it. Knows no registry, no limit.
 
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod header;
 mod permissions;
 mod reader;
@@ -39,6 +41,8 @@ pub struct Manifest {
     pub commands: Vec<String>,
     /// `@subscribe`: what `on_mqtt` gets; the permission is included.
     pub subscribe: Vec<Filter>,
+    /// The line of each of these.
+    pub(in crate::plugin) subscribe_lines: Vec<u32>,
     /// `@emits`: the events it is known for.
     pub emits: Vec<String>,
     /// `@permissions` as written; [`Manifest::permissions`] fills the operator's values in.

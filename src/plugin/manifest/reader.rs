@@ -11,7 +11,7 @@ use super::{
     permissions,
     value::{is_command_name, parse_default, parse_duration, parse_size},
 };
-use crate::model::{Filter, PluginId, message::is_event_name};
+use crate::model::{Filter, PluginId, is_deceptive, message::is_event_name};
 
 /// The most header lines with a key.
 const MAX_KEYS: usize = 200;
@@ -84,6 +84,7 @@ pub(super) struct Reader<'text> {
     items: usize,
     commands: Vec<String>,
     subscribe: Vec<Filter>,
+    subscribe_lines: Vec<u32>,
     emits: Vec<String>,
     permissions: Vec<RawPermission>,
     config: BTreeMap<String, (u32, Value)>,
@@ -102,6 +103,7 @@ impl<'text> Reader<'text> {
             items: 0,
             commands: Vec::new(),
             subscribe: Vec::new(),
+            subscribe_lines: Vec::new(),
             emits: Vec::new(),
             permissions: Vec::new(),
             config: BTreeMap::new(),
@@ -141,7 +143,7 @@ impl<'text> Reader<'text> {
                 .faults
                 .at(line, format!("`@{key}` has {length} bytes, at most {MAX_VALUE} are allowed"));
         }
-        if value.chars().any(|character| character.is_control() && character != '\t') {
+        if value.chars().any(|character| is_deceptive(character) && character != '\t') {
             return self.faults.at(line, format!("`@{key}` has a control character in it: remove it"));
         }
         match key {
@@ -205,7 +207,7 @@ impl<'text> Reader<'text> {
         Ok(())
     }
 
-    fn take_filter(&mut self, _line: u32, text: &str) -> Result<(), String> {
+    fn take_filter(&mut self, line: u32, text: &str) -> Result<(), String> {
         if text.contains("{config.") {
             return Err(format!(
                 "`{}` has a place for a value, which only `@permissions` can have: call \
@@ -216,6 +218,7 @@ impl<'text> Reader<'text> {
         let filter = Filter::parse(text).map_err(|error| error.to_string())?;
         if !self.subscribe.contains(&filter) {
             self.subscribe.push(filter);
+            self.subscribe_lines.push(line);
         }
         Ok(())
     }
@@ -296,6 +299,7 @@ impl<'text> Reader<'text> {
             priority: priority.unwrap_or_default(),
             commands: self.commands,
             subscribe: self.subscribe,
+            subscribe_lines: self.subscribe_lines,
             emits: self.emits,
             permissions: self.permissions,
             timeout_ms,

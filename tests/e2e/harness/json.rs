@@ -13,7 +13,7 @@ pub(crate) fn assert_json(actual: &Value, expected: &Value) {
 }
 
 /// Where the two part, if they do.
-pub(super) fn difference(actual: &Value, expected: &Value) -> Option<String> {
+pub(crate) fn difference(actual: &Value, expected: &Value) -> Option<String> {
     differ(actual, expected, "it")
 }
 

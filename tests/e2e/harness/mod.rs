@@ -12,9 +12,9 @@ pub(crate) use bridge::{Bridge, Setup, workers_of};
 pub(crate) use broker::{Broker, Mosquitto, free_port};
 pub(crate) use client::{Client, Publish};
 pub(crate) use directory::plugin_source;
-pub(crate) use json::assert_json;
-pub(crate) use program::Lines;
-pub(crate) use web::{WebAnswer, WebRequest, serve};
+pub(crate) use json::{assert_json, difference};
+pub(crate) use program::{Lines, say};
+pub(crate) use web::{WebAnswer, WebRequest, serve, serve_raw};
 
 use std::time::Duration;
 

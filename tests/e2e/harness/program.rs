@@ -19,7 +19,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Says something past the test's captured output: also a test that passes shall be heard.
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // A closed standard error is nobody who listens.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

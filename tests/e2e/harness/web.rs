@@ -23,14 +23,32 @@ pub(crate) type WebAnswer = (&'static str, String, String);
 
 /// Serves until the test's process ends; gives the port.
 pub(crate) fn serve(answer: impl Fn(&WebRequest) -> WebAnswer + Send + Sync + 'static) -> u16 {
+    serve_raw(move |request, stream| {
+        let (status, headers, body) = answer(request);
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+            body.len()
+        )
+    })
+}
+
+/// The same for a server that writes every byte itself, and need not stick to HTTP. It ends with the connection:
+/// what it writes fails then.
+pub(crate) fn serve_raw(
+    answer: impl Fn(&WebRequest, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let answer = Arc::new(answer);
     thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
+        for mut stream in listener.incoming().map_while(Result::ok) {
             let answer = Arc::clone(&answer);
-            // A client that goes away in the middle is no fault of the server's.
-            thread::spawn(move || drop(serve_one(stream, &*answer)));
+            thread::spawn(move || {
+                let Ok(request) = read(&mut BufReader::new(&stream)) else { return };
+                // A client that goes away in the middle is no fault of the server's.
+                drop(answer(&request, &mut stream));
+            });
         }
     });
     port
@@ -40,16 +58,6 @@ impl WebRequest {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
-}
-
-fn serve_one(mut stream: TcpStream, answer: &dyn Fn(&WebRequest) -> WebAnswer) -> std::io::Result<()> {
-    let request = read(&mut BufReader::new(&stream))?;
-    let (status, headers, body) = answer(&request);
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",
-        body.len()
-    )
 }
 
 fn read(stream: &mut impl BufRead) -> std::io::Result<WebRequest> {
