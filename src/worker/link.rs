@@ -266,26 +266,7 @@ impl Link {
     fn expected(&mut self, frame: FromWorker) -> Result<Event, String> {
         self.unheard = false;
         let Some(&running) = self.unanswered.front() else {
-            return Err(match frame {
-                FromWorker::Lacks(_) => "it spoke of its lock-down after its plugin had begun",
-                FromWorker::Log(_) => "it wrote to the log while no call of it ran",
-                FromWorker::Request(_) => "it asked for something while no call of it ran",
-                FromWorker::Loaded(_) => "it said twice that it was loaded",
-                FromWorker::Done(_) => "it answered a call that nobody made",
-            }
-            .into());
-        };
-        // What has no place at all comes first, as that says most.
-        let misplaced = match &frame {
-            FromWorker::Lacks(_) => Some("it spoke of its lock-down after its plugin had begun"),
-            FromWorker::Loaded(_) if running.number != LOAD => Some("it said twice that it was loaded"),
-            FromWorker::Done(done) if running.number != done.call => {
-                Some("it answered a call that was not its oldest")
-            }
-            FromWorker::Request(request) if running.number != request.call => {
-                Some("it asked for something on behalf of a call that does not run")
-            }
-            FromWorker::Loaded(_) | FromWorker::Done(_) | FromWorker::Request(_) | FromWorker::Log(_) => None,
+            return Err(speaks_idly(&frame).into());
         };
         let writer = &self.process.writer;
         let has_read = writer.has_written(running.place) && writer.has_written(self.answered);
@@ -294,7 +275,8 @@ impl Link {
             (false, false) => Some("it went on before it had read what it was told"),
             (false, true) => None,
         };
-        if let Some(reason) = misplaced.or(too_soon) {
+        // What has no place at all comes first, as that says most.
+        if let Some(reason) = misplaced(&frame, running.number).or(too_soon) {
             return Err(reason.into());
         }
         self.take(frame)
@@ -327,6 +309,32 @@ impl Link {
     fn has_answered(&mut self) {
         self.unanswered.pop_front();
         self.asked = Asked::default();
+    }
+}
+
+/// Why nothing may be said while no call runs.
+fn speaks_idly(frame: &FromWorker) -> &'static str {
+    match frame {
+        FromWorker::Lacks(_) => "it spoke of its lock-down after its plugin had begun",
+        FromWorker::Log(_) => "it wrote to the log while no call of it ran",
+        FromWorker::Request(_) => "it asked for something while no call of it ran",
+        FromWorker::Loaded(_) => "it said twice that it was loaded",
+        FromWorker::Done(_) => "it answered a call that nobody made",
+    }
+}
+
+/// Why a frame does not belong to the running call. Running the source is none that could be done.
+fn misplaced(frame: &FromWorker, running: u64) -> Option<&'static str> {
+    match frame {
+        FromWorker::Lacks(_) => Some("it spoke of its lock-down after its plugin had begun"),
+        FromWorker::Loaded(_) if running != LOAD => Some("it said twice that it was loaded"),
+        FromWorker::Done(done) if running != done.call || running == LOAD => {
+            Some("it answered a call that was not its oldest")
+        }
+        FromWorker::Request(request) if running != request.call => {
+            Some("it asked for something on behalf of a call that does not run")
+        }
+        FromWorker::Loaded(_) | FromWorker::Done(_) | FromWorker::Request(_) | FromWorker::Log(_) => None,
     }
 }
 

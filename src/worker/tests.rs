@@ -171,6 +171,10 @@ async fn a_value_as_deep_as_a_frame_is_long_needs_no_stack() {
 async fn what_was_not_asked() {
     killed_for(Script::new("frame; say done; exec sleep 600"), "answered a call that was not its oldest")
         .await;
+    // Number 0 stands for running the source, which is answered in another way.
+    let zero = json!({"done": {"call": 0, "outcome": "nothing", "effects": [], "memory": 1}});
+    let script = Script::new("frame; say zero; exec sleep 600").frame("zero", &zero);
+    killed_for(script, "answered a call that was not its oldest").await;
     killed_for(Script::new("frame; say loaded loaded; exec sleep 600"), "said twice that it was loaded")
         .await;
     let after =
