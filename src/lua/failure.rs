@@ -110,6 +110,18 @@ impl Blame<'_> {
         }
     }
 
+    /// A source that Lua cannot compile. What is no plain error of syntax is nested too deep for Lua's compiler,
+    /// which then knows no line.
+    pub(super) fn unreadable_source(self, chunk: &str, error: &mlua::Error, limits: &Limits) -> Failure {
+        match root(error) {
+            mlua::Error::MemoryError(_) | mlua::Error::SyntaxError { .. } => self.vm_error(error, limits),
+            _ => self.hook_error(&format!(
+                "{chunk}: an expression or block is nested too deep, or a chain of `..` too long, for Lua (200 levels): \
+                 split it"
+            )),
+        }
+    }
+
     fn out_of_memory(self, limits: &Limits) -> Failure {
         let text = format!("failed: it used its {} bytes of memory (limits.memory)", limits.memory);
         self.failure(ErrorCode::MemoryLimit, &text)

@@ -90,7 +90,7 @@ impl Vm {
             Ok(function) => {
                 self.transact(blame, Rule::Ignored, &function, (Value::Nil, Value::Nil)).map(drop)
             }
-            Err(error) => Err(blame.vm_error(&error, &self.host.limits)),
+            Err(error) => Err(blame.unreadable_source(&self.chunk, &error, &self.host.limits)),
         };
         let mut books = self.host.books.borrow_mut();
         match ran {

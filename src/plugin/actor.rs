@@ -23,7 +23,7 @@ use super::{
     mailbox::Inbox,
     perform::Performer,
     runner::{Newborn, Runner, Trouble, describe},
-    shared::{Shared, trace},
+    shared::{Shared, trace_line},
 };
 use crate::{
     effects::{Cause, Hush},
@@ -252,9 +252,8 @@ impl Actor {
         }
         let hook = self.name(job.target);
         if self.hush.lets(&format!("{hook} {}", failure.code), Instant::now()) {
-            let trace = trace(&failure.traceback).join("; ");
-            let traceback = Some(trace.as_str()).filter(|trace| !trace.is_empty());
-            let id = self.shared.id();
+            let (id, traceback) = (self.shared.id(), trace_line(&failure));
+            let traceback = traceback.as_deref();
             tracing::warn!(plugin = %id, hook, code = %failure.code, traceback, "{}", failure.message);
         }
         self.shared.failed(&failure);

@@ -24,7 +24,7 @@ use super::{
     notice::Notice,
     registry::{Broken, Registry},
     runner::{Newborn, Runner, Trouble},
-    shared::{LastError, Shared, State},
+    shared::{LastError, Shared, State, trace_line},
     shelf::Shelf,
 };
 use crate::model::{ErrorCode, Failure, PluginId};
@@ -225,7 +225,8 @@ impl Manager {
                 self.notice(Notice::loaded(&id, &version.to_string()));
             }
             Err(failure) => {
-                tracing::error!(plugin = %id, "{}", failure.message);
+                let traceback = trace_line(failure);
+                tracing::error!(plugin = %id, traceback = traceback.as_deref(), "{}", failure.message);
                 self.notice(Notice::error(id.as_str(), &failure.message));
             }
         }

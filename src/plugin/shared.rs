@@ -101,7 +101,7 @@ impl LastError {
 
 /// The lines of a traceback as they can be shown. It comes from a worker: nothing in it is believed, and it is
 /// cut after its first lines, which say most.
-pub(super) fn trace(traceback: &str) -> Vec<String> {
+fn trace(traceback: &str) -> Vec<String> {
     let mut left = MAX_TRACE;
     let lines = traceback.lines().map(str::trim).filter(|line| !line.is_empty());
     lines
@@ -112,6 +112,12 @@ pub(super) fn trace(traceback: &str) -> Vec<String> {
             fits
         })
         .collect()
+}
+
+/// A failure's traceback for the log, which is one line; nothing where there is none.
+pub(super) fn trace_line(failure: &Failure) -> Option<String> {
+    let line = trace(&failure.traceback).join("; ");
+    (!line.is_empty()).then_some(line)
 }
 
 impl Shared {

@@ -17,7 +17,7 @@ use super::{
     notice::Notice,
     perform::Performance,
     runner::{Newborn, Trouble, blame},
-    shared::{LastError, State},
+    shared::{LastError, State, trace_line},
 };
 use crate::{
     effects::{Cause, is_output},
@@ -178,7 +178,8 @@ impl Actor {
             facts.state = state;
             facts.last_error = Some(LastError::of(failure));
         }
-        tracing::error!(plugin = %self.shared.id(), "{}", failure.message);
+        let (id, traceback) = (self.shared.id(), trace_line(failure));
+        tracing::error!(plugin = %id, traceback = traceback.as_deref(), "{}", failure.message);
         self.context.registry.changed();
         self.drop_ears(&ears).await;
     }
