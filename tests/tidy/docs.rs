@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     markdown::{Block, Page},
-    source::root,
+    source::{Source, root},
 };
 
 /// Put before a snippet that is no whole plugin.
@@ -122,6 +122,25 @@ fn every_link_leads_to_a_file() {
             let exists = here.parent().is_some_and(|directory| directory.join(&target).exists());
             assert!(exists, "{}:{line}: `{target}` does not exist", page.path);
         }
+    }
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let sources: Vec<Source> = ["src", "tests"].into_iter().flat_map(Source::all).collect();
+    let page = Page::read("docs/security.md");
+    let code = page.inline_code();
+    let named: Vec<&(usize, String)> = code.iter().filter(|(_, code)| code.contains("::")).collect();
+    assert!(named.len() > 50, "only {} tests are named", named.len());
+    for (line, path) in named {
+        let (module, name) = path.rsplit_once("::").unwrap();
+        let module = module.split("::").find(|part| *part != "tests").unwrap_or_default();
+        let here = |source: &Source| {
+            let is_module = source.path.contains(&format!("/{module}/"));
+            let is_file = source.path.ends_with(&format!("/{module}.rs"));
+            (is_module || is_file) && source.text.contains(&format!("fn {name}("))
+        };
+        assert!(sources.iter().any(here), "{}:{line}: there is no test `{path}`", page.path);
     }
 }
 
