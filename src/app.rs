@@ -137,7 +137,7 @@ impl App {
             self.plugins.watch(watching_stopped);
         }
         tokio::spawn(self.desk.clone().announce(announcing_stopped));
-        tokio::spawn(self.desk.clone().park(parking_stopped));
+        let parking = tokio::spawn(self.desk.clone().park(parking_stopped));
         let router = tokio::spawn(Router::new(self.desk.clone()).run(self.inbox, router_stopped));
         stop.await;
         tracing::info!("shutting down");
@@ -153,9 +153,12 @@ impl App {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
         drop(stop_parking);
+        // Else a message could be kept here that the broker sends again; a panic in it has been printed.
+        let _ = parking.await;
         drop(stop_announcing);
         self.outbox.stop(FLUSH).await;
         self.session.stop().await;
+        self.desk.finish().await;
         if self.broker.is_some() {
             // What the broker has confirmed to us is still on its way to its other clients.
             tokio::time::sleep(LAST_WORDS).await;

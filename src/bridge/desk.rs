@@ -99,6 +99,11 @@ impl Desk {
         self.0.parking.clone().run(stop).await;
     }
 
+    /// Waits until what was parked and is settled by now is forgotten.
+    pub async fn finish(&self) {
+        self.0.parking.finish().await;
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.0.store
     }

@@ -124,6 +124,14 @@ impl Parking {
         }
     }
 
+    /// Waits until what is settled by now is forgotten, so that the next run does not do it again.
+    pub(super) async fn finish(&self) {
+        // Whoever keeps a message learns of its end in a task of its own, which comes first here.
+        tokio::task::yield_now().await;
+        // Fails only where the store is closed: then nothing is to be waited for.
+        let _ = self.0.store.flush().await;
+    }
+
     /// Whether nothing more may be let in that could take long.
     pub(super) fn is_full(&self) -> bool {
         let taken = self.taken();

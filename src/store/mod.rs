@@ -219,6 +219,16 @@ impl Store {
         parked.await.map_err(|_| StoreError::Closed)?.map_err(StoreError::Failed)
     }
 
+    /// Waits until everything that was handed over before is done.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let (done, flushed) = oneshot::channel();
+        self.send(writer::Job::Flush { done }).await?;
+        flushed.await.map_err(|_| StoreError::Closed)
+    }
+
     async fn send(&self, job: writer::Job) -> Result<(), StoreError> {
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)
     }

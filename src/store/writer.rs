@@ -19,6 +19,7 @@ pub(super) enum Job {
     KeepNote { key: &'static str, value: String, done: Reply<()> },
     Park { messages: Vec<Parked>, done: Reply<Vec<i64>> },
     Unpark { number: i64 },
+    Flush { done: oneshot::Sender<()> },
     Parked { done: Reply<Vec<(i64, Parked)>> },
 }
 
@@ -135,6 +136,9 @@ fn answer(connection: &mut Connection, job: Job) {
             if let Err(error) = connection.execute("DELETE FROM parked WHERE number = ?", [number]) {
                 tracing::warn!(%error, "a message that was dealt with stays parked: it comes again at the next start");
             }
+        }
+        Job::Flush { done } => {
+            let _ = done.send(());
         }
         Job::Parked { done } => {
             let _ = done.send(parked(connection).map_err(|error| error.to_string()));
