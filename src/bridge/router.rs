@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     effects::{
-        Cause, MAX_HOPS,
+        MAX_HOPS,
         bus::{HOPS, REQUESTS},
     },
     model::{ErrorCode, Failure},
@@ -76,7 +76,7 @@ impl Router {
             tracing::error!(topic = inbound.topic, "a message is dropped: plugins publish in a circle");
             return self.desk.drop_one();
         }
-        let cause = Cause::message(inbound.receipt.clone(), hops);
+        let cause = self.desk.bus().cause(inbound.receipt.clone(), hops, &inbound.properties);
         for delivery in self.desk.bus().deliveries(&inbound) {
             if self.desk.registry().deliver_message(delivery, &cause) {
                 self.desk.drop_one();
@@ -115,7 +115,7 @@ async fn answer(desk: &Desk, inbound: Inbound) {
     let arrived = Instant::now();
     let hops = hops(&inbound);
     let Inbound { topic, payload: bytes, properties, receipt, .. } = inbound;
-    let cause = Cause::message(receipt, hops.min(MAX_HOPS));
+    let cause = desk.bus().cause(receipt, hops.min(MAX_HOPS), &properties);
     let Some(address) = address::read(&desk.config().base, &topic) else { return };
     let fixed = match &address {
         Ok(Address { fixed, .. }) | Err(Misaddressed { fixed, .. }) => fixed.clone(),

@@ -11,14 +11,13 @@ use tokio::sync::mpsc;
 
 use super::{
     actor::Control,
-    allowance::Allowance,
     backlog::Backlog,
     mailbox::Mailbox,
     manifest::Manifest,
     stats::{PluginHealth, Stats},
 };
 use crate::{
-    effects::Hush,
+    effects::{Budget, Hush},
     model::{Failure, Filter, Permission, PluginId, shown},
 };
 
@@ -54,7 +53,7 @@ struct Inner {
     stats: Mutex<Stats>,
     mailbox: Mailbox,
     control: mpsc::Sender<Control>,
-    allowance: Mutex<Allowance>,
+    unasked: Budget,
     backlog: Backlog,
     drops: Mutex<Hush>,
 }
@@ -147,7 +146,7 @@ impl Shared {
             stats: Mutex::new(Stats::default()),
             mailbox,
             control,
-            allowance: Mutex::new(Allowance::new()),
+            unasked: Budget::of_plugin(),
             backlog: Backlog::default(),
             drops: Mutex::default(),
         }))
@@ -184,8 +183,8 @@ impl Shared {
     }
 
     /// What it may put out without having been asked.
-    pub(super) fn allowance(&self) -> MutexGuard<'_, Allowance> {
-        self.0.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn unasked(&self) -> &Budget {
+        &self.0.unasked
     }
 
     /// What it has put out and nobody has taken yet.

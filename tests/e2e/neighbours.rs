@@ -15,6 +15,7 @@ on_each_broker!(
     what_nobody_hears_is_bounded,
     timers_starve_no_mail,
     a_slow_listener_loses_its_own_and_nobody_elses,
+    what_goes_through_the_broker_and_back_is_counted_together,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -188,4 +189,24 @@ function on_command() n = n + 1 jarvis.events.emit("motion", { n = n }) return {
     assert_eq!((&health["slow"]["waiting"], &health["good"]["waiting"]), (&json!(100), &json!(0)));
     assert!(health["slow"]["dropped"].as_u64().unwrap() > 100, "{health:#}");
     jarvis.log.expect("the plugin is too slow: events and messages for it are dropped plugin=slow");
+}
+
+fn what_goes_through_the_broker_and_back_is_counted_together(broker: &Broker) {
+    // Each message becomes sixteen, eight times over: more than four thousand million.
+    let bomb = r#"
+-- @permissions mqtt.subscribe:x/#, mqtt.publish:x/#
+jarvis.mqtt.subscribe("x/#", function() for i = 1, 16 do jarvis.mqtt.publish("x/y", "z") end end)
+"#;
+    let good = "-- @commands good\nlocal n = 0\nfunction on_command() n = n + 1 return { n = n } end";
+    let setup = Setup::new(broker).plugin("bomb", bomb).plugin("good", good);
+    let jarvis = setup.set("BREAKER__KILLS", "1000").start();
+    jarvis.publish("x/first", "a");
+    for n in 1..=300 {
+        assert_eq!(jarvis.run("good", json!({})), json!({ "n": n }));
+    }
+    jarvis.log.expect("one message may cause 1000 emits and publishes in all");
+    jarvis.settle();
+    // What was refused has been undone, what was not is a thousand at most.
+    let heard = jarvis.waiting("x/y").len();
+    assert!((900..=1_000).contains(&heard), "{heard}");
 }
