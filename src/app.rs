@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     bridge::{self, Desk, Router},
@@ -34,6 +34,8 @@ const FILTERS: &str = "filters";
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// The embedded broker sends this many QoS 1 messages ahead of their acknowledgement, whatever we allow.
 const SMALLEST_WINDOW: u16 = 64;
+/// What `on_shutdown` gets at least, also where running hooks have taken all the time there was.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// What the outbox gets to send its rest at shutdown.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -145,11 +147,12 @@ impl App {
         drop(stop_router);
         // A panic in the router has been printed; there is nothing more to take either way.
         let _ = router.await;
-        if tokio::time::timeout(self.shutdown_timeout, self.desk.drained()).await.is_err() {
+        let by = Instant::now() + self.shutdown_timeout;
+        if tokio::time::timeout_at(by, self.desk.drained()).await.is_err() {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
         self.desk.close();
-        if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
+        if tokio::time::timeout_at(by.max(Instant::now() + FAREWELL), self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
         drop(stop_parking);

@@ -21,7 +21,7 @@ pub const REQUESTS: usize = 1;
 pub const HOPS: &str = "jarvis-hops";
 
 /// The user property that names what a message goes back to.
-const ORIGIN: &str = "jarvis-origin";
+pub const ORIGIN: &str = "jarvis-origin";
 
 /// Where publishes go. Cheap to clone.
 #[derive(Clone)]

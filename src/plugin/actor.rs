@@ -78,9 +78,14 @@ pub(super) struct Actor {
     pub(super) hush: Hush,
     pub(super) undone: Arc<Notify>,
     pub(super) order: Option<Control>,
+    /// Whether the last call took next to no time.
+    pub(super) is_quick: bool,
     /// Whether a timer came last: then mail that waits comes first, so that neither starves the other.
     pub(super) after_timer: bool,
 }
+
+/// A call that is shorter than this gains by being written ahead.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// A worker in the making.
 pub(super) type Coming = Pin<Box<dyn Future<Output = Result<Box<Newborn>, Trouble>> + Send>>;
@@ -136,6 +141,7 @@ impl Actor {
             hush: Hush::default(),
             undone,
             order: None,
+            is_quick: false,
             after_timer: false,
         };
         actor.take_over(newborn).await;
@@ -190,8 +196,11 @@ impl Actor {
     /// Whether there is a worker that takes another call, and the performer takes what may come of it: nothing
     /// here waits for either, so that an order is always heard.
     fn has_room(&self) -> bool {
-        self.runner.as_ref().is_some_and(|runner| runner.link.has_room())
-            && self.performer.capacity() > self.flights.len()
+        // Calls are written ahead to save the way through the pipe. What takes long saves nothing by it, and would keep
+        // an order or a message waiting for all that was written.
+        let ahead = self.is_quick || self.flights.len() < 2;
+        let takes = self.runner.as_ref().is_some_and(|runner| runner.link.has_room());
+        ahead && takes && self.performer.capacity() > self.flights.len()
     }
 
     async fn turn(&mut self) -> Turn {
@@ -242,6 +251,10 @@ impl Actor {
 
     fn write_next(&mut self) {
         let (Some(runner), Some(mut job)) = (&mut self.runner, self.queue.pop_front()) else { return };
+        if job.is_given_up() {
+            self.breaker.untried(Instant::now());
+            return;
+        }
         let target = job.target.target();
         let input = std::mem::replace(&mut job.input, Input::Nothing);
         let cut = job.cause.cut(self.shared.id());
@@ -292,7 +305,9 @@ impl Actor {
     pub(super) fn time_of(&mut self, flight: &Flight) -> Duration {
         let (now, free_since) = (Instant::now(), self.free_since);
         self.free_since = now;
-        now.duration_since(flight.began.max(free_since))
+        let ran = now.duration_since(flight.began.max(free_since));
+        self.is_quick = ran < QUICK;
+        ran
     }
 }
 

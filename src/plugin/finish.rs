@@ -63,7 +63,8 @@ impl Actor {
             Err(Blame::Plugin(failure)) => {
                 self.came_back(job.target);
                 self.fail(job, failure, ran);
-                // Its worker believes that its writes happened.
+                // Its worker believes that its writes happened. That is no reason to wait longer each time.
+                self.attempts = self.attempts.min(1);
                 self.revive();
             }
             Err(Blame::Worker(reason)) => {

@@ -54,6 +54,9 @@ struct Inner {
 /// How long a plugin is waited for in unloading: its longest call and a little more.
 const ENDS: Duration = Duration::from_secs(65);
 
+/// What a plugin gets beyond the longest that one call may take before the others no longer wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the manager remembers of a file.
 #[derive(Debug)]
 struct Known {
@@ -243,6 +246,7 @@ impl Manager {
             blueprint.rights.permissions().to_vec(),
             mailbox,
             control,
+            Duration::from_millis(blueprint.limits.total_ms) + PATIENCE,
         );
         self.registry().add(shared.clone());
         let context = &self.0.context;
