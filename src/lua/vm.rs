@@ -117,7 +117,11 @@ impl Vm {
     pub fn call(&self, call: &Call) -> Done {
         self.host.begin(call.number);
         self.host.cut.replace(call.cut.clone());
-        self.host.books.borrow_mut().forget_loaded();
+        {
+            let mut books = self.host.books.borrow_mut();
+            books.forget_loaded();
+            books.begin(call.left);
+        }
         let (outcome, effects) = match self.find(&call.target) {
             None => (Outcome::Missing, Vec::new()),
             Some(callee) => {

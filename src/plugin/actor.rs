@@ -258,7 +258,8 @@ impl Actor {
         let target = job.target.target();
         let input = std::mem::replace(&mut job.input, Input::Nothing);
         let cut = job.cause.cut(self.shared.id());
-        let call = Call { number: runner.link.next_call(), target, input, cut };
+        let left = Some(job.cause.budget().unwrap_or(self.shared.unasked()).left());
+        let call = Call { number: runner.link.next_call(), target, input, cut, left };
         match runner.link.call(&call) {
             Ok(()) => self.flights.push_back(Flight { job, call, began: Instant::now() }),
             Err(error) => {

@@ -183,7 +183,7 @@ impl Runner {
         input: Input,
     ) -> Result<(Outcome, Vec<Effect>), Trouble> {
         let what = describe(&target);
-        let call = Call { number: self.link.next_call(), target, input, cut: None };
+        let call = Call { number: self.link.next_call(), target, input, cut: None, left: None };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
         let done = self.done(&Cause::none()).await;
         let done = done.map_err(|death| Trouble::Died(blame(self.id(), &what, &death)))?;

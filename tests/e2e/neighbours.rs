@@ -205,7 +205,7 @@ jarvis.mqtt.subscribe("x/#", function() for i = 1, 16 do jarvis.mqtt.publish("x/
     for n in 1..=300 {
         assert_eq!(jarvis.run("good", json!({})), json!({ "n": n }));
     }
-    jarvis.log.expect("one message may cause 1000 emits and publishes in all");
+    jarvis.log.expect("one message may cause 1,000 emits and publishes in all");
     jarvis.settle();
     // What was refused has been undone, what was not is a thousand at most.
     let heard = jarvis.waiting("x/y").len();
