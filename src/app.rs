@@ -43,6 +43,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub struct App {
     plugins: PluginManager,
     desk: Desk,
+    bus: Bus,
     outbox: Outbox,
     session: Session,
     inbox: Inbox,
@@ -81,7 +82,7 @@ impl App {
             plugins.clone(),
             outbox.clone(),
             session.clone(),
-            bus,
+            bus.clone(),
             store.clone(),
         );
         tokio::spawn(keep_filters(session.clone(), store));
@@ -89,6 +90,7 @@ impl App {
         let app = Self {
             plugins,
             desk,
+            bus,
             outbox,
             session,
             inbox,
@@ -108,7 +110,10 @@ impl App {
     pub async fn load(&self) -> anyhow::Result<()> {
         let directory = self.plugins.directory();
         let unreadable = || format!("the plugin directory `{}` cannot be read", directory.display());
-        self.plugins.scan().await.with_context(unreadable)
+        self.plugins.scan().await.with_context(unreadable)?;
+        // Now it is known what the plugins still listen to of all that they listened to in the last run.
+        self.session.forget_unwanted().await;
+        Ok(())
     }
 
     /// The plugins.
@@ -152,6 +157,7 @@ impl App {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
         self.desk.close();
+        self.bus.close();
         if tokio::time::timeout_at(by.max(Instant::now() + FAREWELL), self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
