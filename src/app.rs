@@ -228,6 +228,12 @@ pub async fn probe_worker(worker: Option<PathBuf>) -> Result<Probe, ProbeError> 
     Spawner::start(worker)?.probe(Walls::All).await
 }
 
+/// The files that a bridge writes in its data directory: the lock, and the state with what SQLite keeps beside it.
+pub(crate) fn data_files(data: &Path) -> [PathBuf; 4] {
+    [LOCK.to_owned(), STATE.to_owned(), format!("{STATE}-wal"), format!("{STATE}-shm")]
+        .map(|name| data.join(name))
+}
+
 fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {
     std::fs::create_dir_all(data).with_context(|| {
         format!(

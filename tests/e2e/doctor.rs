@@ -85,9 +85,49 @@ fn what_stops_a_bridge_is_a_failure() {
     let (report, code) = doctor(&setup.call(&["doctor", "--json"]));
     assert_eq!((code, &report["status"]), (Some(1), &json!("fail")), "{report:#}");
     expect(&report, "broker", "fail", "nothing listens");
-    expect(&report, "data", "fail", "--data-dir");
+    expect(&report, "data", "fail", "data is a file");
     // The rest is looked at all the same.
     expect(&report, "walls", "ok", "18");
+}
+
+/// As after a first start by another user, `sudo` above all.
+#[cfg(target_os = "linux")]
+#[test]
+fn data_that_another_user_has_made_is_a_failure() {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+    without_power_over_files(|| {
+        let setup = Setup::new(&Broker::Embedded);
+        let data = setup.path().join("data");
+        fs::create_dir(&data).unwrap();
+        for name in ["lock", "state.db", "state.db-wal", "state.db-shm"] {
+            let file = data.join(name);
+            fs::write(&file, "").unwrap();
+            let (report, code) = doctor(&setup.call(&["doctor", "--json"]));
+            assert_eq!(code, Some(0), "{report:#}");
+            expect(&report, "data", "ok", "can be written to");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+            let (report, code) = doctor(&setup.call(&["doctor", "--json"]));
+            assert_eq!(code, Some(1), "{report:#}");
+            expect(&report, "data", "fail", &format!("data/{name} cannot be read and written"));
+            expect(&report, "data", "fail", "chown -R <user> ");
+            fs::remove_file(&file).unwrap();
+        }
+    });
+}
+
+/// Runs where the modes of files hold for root as for anybody else.
+#[cfg(target_os = "linux")]
+fn without_power_over_files(test: impl FnOnce() + Send + 'static) {
+    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+    // Only this thread and what it starts.
+    let thread = std::thread::spawn(|| {
+        for power in [CapabilitySet::DAC_OVERRIDE, CapabilitySet::DAC_READ_SEARCH] {
+            let removed = remove_capability_from_bounding_set(power);
+            assert!(removed.is_ok() || !rustix::process::geteuid().is_root(), "{removed:?}");
+        }
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 #[test]
