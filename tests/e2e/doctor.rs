@@ -139,6 +139,39 @@ fn a_directory_without_plugins_is_a_warning() {
     expect(&report, "plugins", "warn", "does not exist");
 }
 
+/// What was put there for the probe goes again, and where it cannot be put the walls are tried all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_the_probe_stays() {
+    let setup = Setup::new(&Broker::Embedded);
+    let ours = setup.path().join("temporary");
+    std::fs::create_dir(&ours).unwrap();
+    for place in [ours.as_path(), std::path::Path::new("/proc/nowhere")] {
+        let mut command = setup.bare_command(&["doctor", "--json"]);
+        command.env("TMPDIR", place).env("JARVIS__BROKER__LISTEN", "127.0.0.1:0");
+        let (report, _) = doctor(&command.output().unwrap());
+        expect(&report, "walls", "ok", "18");
+    }
+    assert_eq!(std::fs::read_dir(&ours).unwrap().count(), 0);
+}
+
+/// What the other pieces refuse without it is not called a hole.
+#[cfg(target_os = "linux")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+#[test]
+fn a_system_without_seccomp_is_a_warning() {
+    use crate::lockdown::without::in_a_world_without;
+    in_a_world_without(&[nix::libc::SYS_seccomp], || {
+        let (report, code) = doctor(&Setup::new(&Broker::Embedded).call(&["doctor", "--json"]));
+        assert_eq!((code, &report["status"]), (Some(0), &json!("warn")), "{report:#}");
+        let [walls] = checks(&report, "walls")[..] else { panic!("nothing is unproved: {report:#}") };
+        let said = walls["message"].as_str().unwrap();
+        assert!(said.contains("start a thread, be traced"), "{said}");
+        let landlock = !checks(&report, "kernel")[0]["message"].as_str().unwrap().contains("no Landlock");
+        assert_eq!(landlock, !said.contains("remove"), "{said}");
+    });
+}
+
 #[cfg(target_os = "linux")]
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 #[test]
