@@ -77,6 +77,29 @@ fn a_stock_mosquitto_stalls_and_forgets() {
     expect(&report, "queue", "warn", "max_queued_messages");
 }
 
+/// The bridge itself publishes elsewhere, so an access list that keeps the check-up out is no failure.
+#[test]
+fn a_broker_that_cannot_be_examined_is_a_warning() {
+    let check = |rules: &'static str, reason: &str| {
+        let start = |directory: &std::path::Path| {
+            std::fs::write(directory.join("rules"), rules).unwrap();
+            format!("allow_anonymous true\nacl_file {}/rules\n", directory.display())
+        };
+        let Some(mosquitto) = Broker::mosquitto().and_then(|_| Mosquitto::start_with(free_port(), start))
+        else {
+            return;
+        };
+        let (report, code) = doctor(&Setup::beside(&mosquitto).call(&["doctor", "--json"]));
+        assert_eq!((code, &report["status"]), (Some(0), &json!("warn")), "{report:#}");
+        expect(&report, "broker", "ok", "speaks MQTT 5: mosquitto version");
+        expect(&report, "broker limits", "ok", "QoS 2");
+        expect(&report, "one connection", "warn", reason);
+        expect(&report, "one connection", "warn", "`jarvis/doctor/#`");
+    };
+    check("topic read $SYS/#\ntopic read jarvis/+/request/#\n", "refuses this user's publishes");
+    check("topic read $SYS/#\ntopic write jarvis/#\n", "does not let this user hear");
+}
+
 #[test]
 fn what_stops_a_bridge_is_a_failure() {
     let nobody = format!("mqtt://127.0.0.1:{}", free_port());
