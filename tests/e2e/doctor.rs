@@ -101,6 +101,23 @@ fn a_broker_that_cannot_be_examined_is_a_warning() {
 }
 
 #[test]
+fn a_broker_that_takes_small_packets_only_is_told_of() {
+    let check = |size: u32, status: &str, words: &str| {
+        let start = |_: &std::path::Path| format!("allow_anonymous true\nmax_packet_size {size}\n");
+        let Some(mosquitto) = Broker::mosquitto().and_then(|_| Mosquitto::start_with(free_port(), start))
+        else {
+            return;
+        };
+        let (report, code) = doctor(&Setup::beside(&mosquitto).call(&["doctor", "--json"]));
+        assert_eq!(code, Some(i32::from(status == "fail")), "{report:#}");
+        expect(&report, "broker limits", status, words);
+    };
+    check(100, "fail", "no `max_packet_size`, or at least 266240");
+    check(100_000, "warn", "no `max_packet_size`, or at least 266240");
+    check(266_240, "ok", "packets of 266240 bytes");
+}
+
+#[test]
 fn what_stops_a_bridge_is_a_failure() {
     let nobody = format!("mqtt://127.0.0.1:{}", free_port());
     let setup = Setup::new(&Broker::Embedded).set("MQTT__URL", &nobody);
