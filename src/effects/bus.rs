@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::{Cause, Shared, lock, subscriptions::Subscriptions};
+use super::{Budget, Cause, Shared, budget::Origins, lock, subscriptions::Subscriptions};
 use crate::{
     model::{
         Filter, PluginId, Topic,
         frame::Publish,
         message::{MqttMessage, Payload, Properties},
     },
-    mqtt::{Inbound, Outbox, Outgoing, RetainHandling, Session, Subscription},
+    mqtt::{Inbound, InboundProperties, Outbox, Outgoing, Receipt, RetainHandling, Session, Subscription},
 };
 
 /// The subscription identifier of the bridge's own request filter.
@@ -20,13 +20,16 @@ pub const REQUESTS: usize = 1;
 /// The user property that counts how many plugins a message came through.
 pub const HOPS: &str = "jarvis-hops";
 
+/// The user property that names what a message goes back to.
+const ORIGIN: &str = "jarvis-origin";
+
 /// Where publishes go. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Broker { outbox: Outbox, session: Session, subscriptions: Shared<Subscriptions> },
+    Broker { outbox: Outbox, session: Session, subscriptions: Shared<Subscriptions>, origins: Origins },
     Notebook(Shared<Vec<Publish>>),
     Nowhere,
 }
@@ -47,7 +50,7 @@ impl Bus {
     #[must_use]
     pub fn over(outbox: Outbox, session: Session) -> Self {
         let subscriptions = Arc::new(Mutex::new(Subscriptions::from(REQUESTS + 1)));
-        Self(Kind::Broker { outbox, session, subscriptions })
+        Self(Kind::Broker { outbox, session, subscriptions, origins: Origins::default() })
     }
 
     /// A bus that only notes what would be published.
@@ -75,7 +78,7 @@ impl Bus {
     /// has taken it.
     pub async fn publish(&self, publish: Publish, cause: &Cause) {
         match &self.0 {
-            Kind::Broker { outbox, .. } => {
+            Kind::Broker { outbox, origins, .. } => {
                 let Publish { topic, payload, qos, retain } = publish;
                 let payload: bytes::Bytes = match payload {
                     Payload::Text(text) => text.into(),
@@ -84,11 +87,28 @@ impl Bus {
                 let mut outgoing = Outgoing::new(topic, payload);
                 (outgoing.qos, outgoing.retain, outgoing.receipt) = (qos, retain, cause.receipt());
                 outgoing.properties.user.push((HOPS.into(), (cause.hops() + 1).to_string()));
+                if let Some(budget) = cause.budget() {
+                    outgoing.properties.user.push((ORIGIN.into(), origins.name(budget)));
+                }
                 outbox.send(outgoing).await;
             }
             Kind::Notebook(notes) => lock(notes).push(publish),
             Kind::Nowhere => {}
         }
+    }
+
+    /// Why an inbound message's hooks run: it came over `hops` plugins, and what goes back to the same beginning counts
+    /// together.
+    #[must_use]
+    pub fn cause(&self, receipt: Receipt, hops: u8, properties: &InboundProperties) -> Cause {
+        let known = match &self.0 {
+            Kind::Broker { origins, .. } => {
+                let origin = properties.user.iter().find(|(name, _)| name == ORIGIN);
+                origin.and_then(|(_, name)| origins.find(name))
+            }
+            Kind::Notebook(_) | Kind::Nowhere => None,
+        };
+        Cause::message(receipt, hops, known.unwrap_or_else(Budget::of_message))
     }
 
     /// Publishes JSON at QoS 1.

@@ -56,7 +56,10 @@ impl fmt::Display for ErrorCode {
 }
 
 /// A failure that a user will read: which kind it is, and what to do about it.
+///
+/// Written and read again it stays what it is: a plugin that calls its own error `timeout` has not passed a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(from = "Written", into = "Written")]
 #[error("{message}")]
 pub struct Failure {
     /// The kind.
@@ -65,8 +68,35 @@ pub struct Failure {
     pub message: String,
     /// Where in the plugin it came from, one call of the stack a line as Lua's `debug.traceback` writes them, the
     /// innermost first; empty where nothing is known. For who looks after the plugin, never for who asked it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub traceback: String,
+}
+
+/// A failure in a frame.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    code: ErrorCode,
+    message: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    traceback: String,
+    /// Whether the plugin chose the code, which may read as one of the bridge's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    own: bool,
+}
+
+impl From<Failure> for Written {
+    fn from(failure: Failure) -> Self {
+        let Failure { code, message, traceback } = failure;
+        let own = matches!(code, ErrorCode::Plugin(_));
+        Self { code, message, traceback, own }
+    }
+}
+
+impl From<Written> for Failure {
+    fn from(written: Written) -> Self {
+        let Written { code, message, traceback, own } = written;
+        let code = if own { ErrorCode::Plugin(code.to_string()) } else { code };
+        Self { code, message, traceback }
+    }
 }
 
 impl Failure {
@@ -78,7 +108,18 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::ErrorCode;
+    use super::{ErrorCode, Failure};
+
+    #[test]
+    fn a_plugins_own_code_is_never_taken_for_the_bridges() {
+        for code in
+            [ErrorCode::Timeout, ErrorCode::Plugin("timeout".into()), ErrorCode::Plugin("no_milk".into())]
+        {
+            let failure = Failure::new(code, "no");
+            let text = serde_json::to_string(&failure).unwrap();
+            assert_eq!(serde_json::from_str::<Failure>(&text).unwrap(), failure, "{text}");
+        }
+    }
 
     #[test]
     fn codes_are_written_in_snake_case_and_plugin_codes_as_they_are() {

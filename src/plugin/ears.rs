@@ -47,6 +47,14 @@ struct Timer {
     busy: bool,
 }
 
+/// A handler, whatever its number: what it listens to, and how many of the same were made before it. Another
+/// version of a plugin, or a fresh worker, may number its handlers otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ear {
+    Event(String, usize),
+    Message(Filter, usize),
+}
+
 impl Ears {
     /// `jarvis.events.on`
     pub(super) fn on(&mut self, handler: u64, pattern: String, priority: i64, once: bool) {
@@ -67,15 +75,16 @@ impl Ears {
     }
 
     /// The handlers an event is for, in their order. `once` ones are gone with this.
-    pub(super) fn hear(&mut self, event: &EventInfo) -> Vec<u64> {
+    pub(super) fn hear(&mut self, event: &EventInfo) -> Vec<(u64, Ear)> {
         let matches = |ear: &EventEar| event_matches(&ear.pattern, &event.name, event.plugin.as_deref());
-        let handlers = self.events.iter().filter(|ear| matches(ear)).map(|ear| ear.handler).collect();
+        let meant = self.events.iter().filter(|ear| matches(ear));
+        let handlers = meant.map(|ear| (ear.handler, self.event_ear(ear))).collect();
         self.events.retain(|ear| !(ear.once && matches(ear)));
         handlers
     }
 
     /// The handlers a message is for; nothing stands for `on_mqtt`. A replayed value comes once to each.
-    pub(super) fn receive(&mut self, filter: &Filter, message: &MqttMessage) -> Vec<Option<u64>> {
+    pub(super) fn receive(&mut self, filter: &Filter, message: &MqttMessage) -> Vec<Option<(u64, Ear)>> {
         let wants = |ear: &mut MessageEar| {
             if &ear.filter != filter || !message.retained {
                 return &ear.filter == filter;
@@ -83,7 +92,38 @@ impl Ears {
             let fresh = ear.replayed.len() >= MAX_REPLAYED || ear.replayed.insert(message.topic.clone());
             ear.retained && fresh
         };
-        self.messages.iter_mut().filter_map(|ear| wants(ear).then_some(ear.handler)).collect()
+        let meant = self.messages.iter_mut().filter_map(|ear| wants(ear).then_some(ear.handler));
+        let (mut before, mut handlers) = (0, Vec::new());
+        for handler in meant {
+            let ear = handler.map(|number| (number, Ear::Message(filter.clone(), before)));
+            before += usize::from(ear.is_some());
+            handlers.push(ear);
+        }
+        handlers
+    }
+
+    fn event_ear(&self, ear: &EventEar) -> Ear {
+        let same = |other: &&EventEar| other.pattern == ear.pattern && other.handler < ear.handler;
+        Ear::Event(ear.pattern.clone(), self.events.iter().filter(same).count())
+    }
+
+    /// The handler that a call of another worker's handler is for now; nothing where none listens to the same.
+    pub(super) fn find(&self, number: u64, ear: &Ear) -> Option<u64> {
+        let (mut same, before): (Vec<u64>, usize) = match ear {
+            Ear::Event(pattern, before) => {
+                let same = self.events.iter().filter(|ear| ear.pattern == *pattern);
+                (same.map(|ear| ear.handler).collect(), *before)
+            }
+            Ear::Message(filter, before) => {
+                let same = self.messages.iter().filter(|ear| ear.filter == *filter);
+                (same.filter_map(|ear| ear.handler).collect(), *before)
+            }
+        };
+        if same.contains(&number) {
+            return Some(number);
+        }
+        same.sort_unstable();
+        same.get(before).copied()
     }
 
     /// What a handler listens to, for who reads of it.
@@ -155,20 +195,17 @@ impl Ears {
         self.timers.iter().filter(|timer| !timer.busy).map(|timer| timer.due).min()
     }
 
-    /// The timers that fire now. One that repeats does not fire again before it has ended.
-    pub(super) fn fire(&mut self, now: Instant) -> Vec<u64> {
-        let mut due: Vec<(Instant, u64)> = Vec::new();
-        for timer in self.timers.iter_mut().filter(|timer| !timer.busy && timer.due <= now) {
-            due.push((timer.due, timer.number));
-            timer.busy = true;
-            if let Some(every) = timer.every {
-                // What was missed is not made up for: the next one is the first that is still to come.
-                let missed = now.duration_since(timer.due).as_nanos() / every.as_nanos() + 1;
-                timer.due += every * u32::try_from(missed).unwrap_or(u32::MAX);
-            }
+    /// The timer that fires now, the first that is due. One that repeats does not fire again before it has ended.
+    pub(super) fn fire(&mut self, now: Instant) -> Option<u64> {
+        let due = self.timers.iter_mut().filter(|timer| !timer.busy && timer.due <= now);
+        let timer = due.min_by_key(|timer| (timer.due, timer.number))?;
+        timer.busy = true;
+        if let Some(every) = timer.every {
+            // What was missed is not made up for: the next one is the first that is still to come.
+            let missed = now.duration_since(timer.due).as_nanos() / every.as_nanos() + 1;
+            timer.due += every * u32::try_from(missed).unwrap_or(u32::MAX);
         }
-        due.sort_unstable();
-        due.into_iter().map(|(_, number)| number).collect()
+        Some(timer.number)
     }
 
     /// A timer that was due is not called after all. It fires again: one that repeats at its next time.
@@ -191,8 +228,8 @@ impl Ears {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::Ears;
-    use crate::model::{Limits, frame::Effect};
+    use super::{Ear, Ears};
+    use crate::model::{Filter, Limits, frame::Effect, message::EventInfo};
 
     #[test]
     fn handlers_and_timers_are_counted_over_all_calls() {
@@ -212,18 +249,43 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_waited_is_for_who_listens_to_the_same() {
+        let mut old = Ears::default();
+        for (handler, pattern) in [(1, "rain"), (2, "door"), (3, "rain")] {
+            old.on(handler, pattern.into(), 0, false);
+        }
+        let filter = Filter::parse("s/lamp").unwrap();
+        old.subscribe(Some(4), filter.clone(), true);
+        let info =
+            EventInfo { name: "rain".into(), plugin: None, id: String::new(), timestamp: String::new() };
+        let heard = old.hear(&info);
+        let rain = |before| Ear::Event("rain".into(), before);
+        assert_eq!(heard, [(1, rain(0)), (3, rain(1))]);
+        // The same in another order, and one less.
+        let mut new = Ears::default();
+        new.subscribe(Some(1), filter.clone(), true);
+        for (handler, pattern) in [(2, "door"), (3, "door"), (4, "rain")] {
+            new.on(handler, pattern.into(), 0, false);
+        }
+        let found = heard.iter().map(|(number, ear)| new.find(*number, ear)).collect::<Vec<_>>();
+        assert_eq!(found, [Some(4), None]);
+        assert_eq!(new.find(4, &Ear::Message(filter, 0)), Some(1));
+        assert_eq!(old.find(3, &rain(0)), Some(3), "the same number for the same is the same");
+    }
+
+    #[test]
     fn a_repeating_timer_waits_for_itself_and_skips_what_it_missed() {
         let mut ears = Ears::default();
         ears.set_timer(1, Duration::from_secs(1), true);
         ears.set_timer(2, Duration::from_secs(2), false);
         let now = Instant::now() + Duration::from_secs(5);
-        assert_eq!(ears.fire(now), [1, 2]);
+        assert_eq!((ears.fire(now), ears.fire(now)), (Some(1), Some(2)));
         assert_eq!(ears.next_timer(), None, "both are busy");
         ears.fired(1);
         ears.fired(2);
         let next = ears.next_timer().unwrap();
         assert!(next > now && next <= now + Duration::from_secs(1));
-        assert!(ears.fire(now).is_empty());
+        assert_eq!(ears.fire(now), None);
     }
 
     #[test]
@@ -231,11 +293,11 @@ mod tests {
         let mut ears = Ears::default();
         ears.set_timer(1, Duration::from_secs(1), false);
         let now = Instant::now() + Duration::from_secs(5);
-        assert_eq!(ears.fire(now), [1]);
+        assert_eq!(ears.fire(now), Some(1));
         ears.postpone(1);
-        assert_eq!(ears.fire(now), [1]);
+        assert_eq!(ears.fire(now), Some(1));
         ears.fired(1);
         ears.postpone(1);
-        assert!(ears.fire(now).is_empty());
+        assert_eq!(ears.fire(now), None);
     }
 }

@@ -81,10 +81,9 @@ impl Actor {
             runner.check(&self.ears, effects).map_err(Blame::Worker)?;
         }
         let outputs = effects.iter().filter(|effect| is_output(effect)).count();
-        let spent = self.check_backlog(effects).and_then(|()| match cause.has_message() {
-            true => cause.spend(outputs),
-            false => self.shared.allowance().spend(outputs),
-        });
+        let spent = self
+            .check_backlog(effects)
+            .and_then(|()| cause.budget().unwrap_or(self.shared.unasked()).spend(outputs));
         spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))

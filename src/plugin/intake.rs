@@ -39,16 +39,17 @@ impl Actor {
     fn queue_up(&mut self, mail: Mail) {
         match mail {
             Mail::Hook { hook, input, cause, reply } => {
-                self.queue.push_back(Job { target: Aim::Hook(hook), input, cause, reply: Some(reply) });
+                let (target, reply) = (Aim::Hook(hook), Some(reply));
+                self.queue.push_back(Job { target, ear: None, input, cause, reply });
             }
             Mail::Event { event, cause, reply } => {
                 let handlers = self.ears.hear(&event.info);
                 let input = || Input::Event { data: event.data.clone(), event: event.info.clone() };
-                let steps = handlers.into_iter().map(|handler| {
+                let steps = handlers.into_iter().map(|(handler, ear)| {
                     let (step, answer) = oneshot::channel();
-                    let target = Aim::Handler(handler);
                     self.queue.push_back(Job {
-                        target,
+                        target: Aim::Handler(handler),
+                        ear: Some(ear),
                         input: input(),
                         cause: cause.clone(),
                         reply: Some(step),
@@ -60,9 +61,12 @@ impl Actor {
             }
             Mail::Message { filter, message, cause } => {
                 for handler in self.ears.receive(&filter, &message) {
-                    let target = handler.map_or(Aim::Hook("on_mqtt"), Aim::Handler);
-                    let input = Input::Message(message.clone());
-                    self.queue.push_back(Job { target, input, cause: cause.clone(), reply: None });
+                    let (target, ear) = match handler {
+                        Some((handler, ear)) => (Aim::Handler(handler), Some(ear)),
+                        None => (Aim::Hook("on_mqtt"), None),
+                    };
+                    let (input, cause) = (Input::Message(message.clone()), cause.clone());
+                    self.queue.push_back(Job { target, ear, input, cause, reply: None });
                 }
             }
         }
@@ -135,11 +139,11 @@ impl Actor {
         ))
     }
 
-    /// Queues the timers that are due.
+    /// Queues the timer that is due first.
     pub(super) fn fire(&mut self) {
-        for timer in self.ears.fire(Instant::now()) {
+        if let Some(timer) = self.ears.fire(Instant::now()) {
             let (target, input) = (Aim::Timer(timer), Input::Nothing);
-            self.queue.push_back(Job { target, input, cause: Cause::none(), reply: None });
+            self.queue.push_back(Job { target, ear: None, input, cause: Cause::none(), reply: None });
         }
     }
 }

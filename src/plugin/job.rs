@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::mail::Step;
+use super::{ears::Ear, mail::Step};
 use crate::{
     effects::Cause,
     model::frame::{Call, Input, Target},
@@ -13,6 +13,8 @@ use crate::{
 /// A call to be made.
 pub(super) struct Job {
     pub(super) target: Aim,
+    /// Which handler that is, for the next worker; nothing where it is none.
+    pub(super) ear: Option<Ear>,
     pub(super) input: Input,
     pub(super) cause: Cause,
     pub(super) reply: Option<oneshot::Sender<Step>>,

@@ -5,7 +5,6 @@
 //! `turnover` changes its worker, `breaker` says when it is left alone), `registry` asks them.
 
 mod actor;
-mod allowance;
 mod ask;
 mod backlog;
 mod blueprint;

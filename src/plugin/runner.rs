@@ -240,7 +240,7 @@ impl Newborn {
 /// Counts a publish outside of the hook that no message asked for; the others are counted with their message.
 fn spend_now(context: &Context, id: &PluginId, cause: &Cause) -> Result<(), String> {
     match context.registry.get(id.as_str()) {
-        Some(shared) if !cause.has_message() => shared.allowance().spend(1),
+        Some(shared) if cause.budget().is_none() => shared.unasked().spend(1),
         _ => Ok(()),
     }
 }

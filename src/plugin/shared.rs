@@ -10,11 +10,14 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::{
-    actor::Control, allowance::Allowance, backlog::Backlog, mailbox::Mailbox, manifest::Manifest,
-    stats::Stats,
+    actor::Control,
+    backlog::Backlog,
+    mailbox::Mailbox,
+    manifest::Manifest,
+    stats::{PluginHealth, Stats},
 };
 use crate::{
-    effects::Hush,
+    effects::{Budget, Hush},
     model::{Failure, Filter, Permission, PluginId, shown},
 };
 
@@ -50,7 +53,7 @@ struct Inner {
     stats: Mutex<Stats>,
     mailbox: Mailbox,
     control: mpsc::Sender<Control>,
-    allowance: Mutex<Allowance>,
+    unasked: Budget,
     backlog: Backlog,
     drops: Mutex<Hush>,
 }
@@ -143,7 +146,7 @@ impl Shared {
             stats: Mutex::new(Stats::default()),
             mailbox,
             control,
-            allowance: Mutex::new(Allowance::new()),
+            unasked: Budget::of_plugin(),
             backlog: Backlog::default(),
             drops: Mutex::default(),
         }))
@@ -167,6 +170,11 @@ impl Shared {
         &self.0.mailbox
     }
 
+    /// Its counters, and what waits for it.
+    pub(super) fn health(&self) -> PluginHealth {
+        PluginHealth { waiting: self.mailbox().behind(), ..self.stats().health() }
+    }
+
     /// Counts an event that its full mailbox dropped; gives how many, where it is time to say so again.
     pub(super) fn dropped_one(&self) -> Option<u32> {
         self.stats().dropped();
@@ -175,8 +183,8 @@ impl Shared {
     }
 
     /// What it may put out without having been asked.
-    pub(super) fn allowance(&self) -> MutexGuard<'_, Allowance> {
-        self.0.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn unasked(&self) -> &Budget {
+        &self.0.unasked
     }
 
     /// What it has put out and nobody has taken yet.

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    actor::Actor,
+    actor::{Actor, reply},
     blueprint::Blueprint,
     checkup::is_checkup,
     job::{Aim, Flight, Job},
@@ -153,18 +153,32 @@ impl Actor {
         }
     }
 
-    /// Calls that were written and not answered go back to the front of the queue. Handlers are numbered in
-    /// the order of their making, so a fresh worker's numbers mean the same as long as they were made at the
-    /// top level or in `on_startup`; timers are made anew by the fresh worker itself.
+    /// Calls that were written and not answered go back to the front of the queue.
     fn put_back(&mut self) {
         self.breaker.untried(Instant::now());
         while let Some(Flight { mut job, call, .. }) = self.flights.pop_back() {
             job.input = call.input;
-            if !matches!(job.target, Aim::Timer(_)) {
-                self.queue.push_front(job);
-            }
+            self.queue.push_front(job);
         }
-        self.queue.retain(|job| !matches!(job.target, Aim::Timer(_)));
+    }
+
+    /// Lets what waits be for the worker that serves now: calls of a handler for the one that listens to the same,
+    /// if there is one. Timers it has made itself.
+    fn aim_anew(&mut self) {
+        for mut job in std::mem::take(&mut self.queue) {
+            job.target = match (job.target, &job.ear) {
+                (Aim::Timer(_), _) => continue,
+                (Aim::Handler(number), Some(ear)) => match self.ears.find(number, ear) {
+                    Some(number) => Aim::Handler(number),
+                    None => {
+                        reply(job, Ok(None), Duration::ZERO);
+                        continue;
+                    }
+                },
+                (target, _) => target,
+            };
+            self.queue.push_back(job);
+        }
     }
 
     /// The plugin cannot run until its file changes or it is told to. Nothing is sent to it any more.
@@ -201,6 +215,7 @@ impl Actor {
         }
         let outputs = self.apply(held).await;
         self.drop_ears(&old).await;
+        self.aim_anew();
         (self.runner, self.coming, self.resting) = (Some(runner), None, false);
         self.born = Instant::now();
         self.checkup.begin(&hooks);

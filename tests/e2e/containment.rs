@@ -28,6 +28,7 @@ on_each_broker!(
     what_waits_when_it_is_switched_off_is_for_the_version_that_comes,
     a_full_mailbox_keeps_no_other_plugin_waiting,
     a_refused_file_is_reloaded_by_its_name,
+    a_plugins_own_codes_are_no_limits,
 );
 
 /// Does what its command says; `hang` can only be killed.
@@ -412,4 +413,23 @@ fn a_refused_file_is_reloaded_by_its_name(broker: &Broker) {
         "good",
         json!({ "data": { "id": "good", "state": "ready" } }),
     );
+}
+
+fn a_plugins_own_codes_are_no_limits(broker: &Broker) {
+    let code = "local calls = 0\nfunction on_command(cmd)\n    calls = calls + 1\n    if cmd.name == 'calls' then return { calls = calls } end\n    error{ message = 'the lamp is silent', code = cmd.name }\nend";
+    let jarvis = Bridge::start(broker, &[("lamp", code)]);
+    for name in ["timeout", "memory_limit", "unavailable"] {
+        for _ in 0..6 {
+            let expected = json!({ "status": "error", "code": name, "error": "the lamp is silent" });
+            jarvis.check("command/request", name, expected);
+        }
+    }
+    assert_eq!(
+        jarvis.run("calls", json!({})),
+        json!({ "calls": 19 }),
+        "its VM is the same, its breaker closed"
+    );
+    let expected =
+        json!({ "timeouts": 0, "kills": 0, "breaker": "closed", "errors_by_code": { "plugin": 18 } });
+    assert_json(&jarvis.ask("bridge/request/health", "")["data"]["plugins"]["lamp"], &expected);
 }

@@ -24,6 +24,7 @@ on_each_broker!(
     every_command_during_fifty_reloads_is_answered_once,
     without_watching_only_the_operation_reloads,
     unloading_tells_the_plugin,
+    what_waits_is_for_the_handler_that_listens_to_the_same,
 );
 
 fn answers(text: &str) -> String {
@@ -369,4 +370,33 @@ fn unloading_tells_the_plugin(broker: &Broker) {
     assert_eq!(jarvis.next("out/left").text(), "bye");
     heard(&jarvis, "plugin_unloaded", "p");
     while !jarvis.next("jarvis/bridge/plugin/p").payload.is_empty() {}
+}
+
+fn what_waits_is_for_the_handler_that_listens_to_the_same(broker: &Broker) {
+    let source = |first: &str, second: &str| {
+        format!(
+            r#"
+-- @permissions mqtt.subscribe:s/#, mqtt.publish:out/#
+local function listen(name)
+    jarvis.mqtt.subscribe("s/" .. name, function(m)
+        if m.payload == "hang" then string.find(string.rep("a", 60), string.rep("a?", 60) .. string.rep("a", 60)) end
+        jarvis.mqtt.publish("out/" .. name, m.topic .. m.payload)
+    end)
+end
+listen("{first}")
+listen("{second}")
+"#
+        )
+    };
+    let jarvis = Bridge::start(broker, &[("house", &source("lamp", "door"))]);
+    jarvis.publish("s/lamp", "hang");
+    for number in 1..=15 {
+        jarvis.publish("s/lamp", number.to_string().as_str());
+    }
+    // It is saved while what waits cannot go on: the first message has to be killed.
+    jarvis.write_plugin("house", &source("door", "lamp"));
+    let lamp: Vec<String> = (1..=15).map(|_| jarvis.next("out/lamp").text().to_owned()).collect();
+    assert_eq!(lamp, (1..=15).map(|number| format!("s/lamp{number}")).collect::<Vec<_>>());
+    jarvis.settle();
+    assert!(jarvis.waiting("out/door").is_empty(), "the door's function has heard of no lamp");
 }
