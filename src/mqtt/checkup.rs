@@ -55,7 +55,7 @@ pub enum CheckupError {
     /// It does not let this user hear its own messages.
     #[error("the broker does not let this user hear what is published to `{0}`")]
     Unheard(String),
-    /// It does not answer.
+    /// It does not answer, whatever else it says.
     #[error("the broker did not answer within {} s", PATIENCE.as_secs())]
     Silent,
 }
@@ -260,6 +260,10 @@ impl Line {
 
     /// The next event. Until when, and not for how long: pings are events too.
     async fn event(&mut self, until: Instant) -> Result<Event, CheckupError> {
+        // An event that is there already would come before any time-out, for as long as they come without a pause.
+        if Instant::now() >= until {
+            return Err(CheckupError::Silent);
+        }
         let event = timeout_at(until, self.0.next()).await;
         event.map_err(|_| CheckupError::Silent)?.map_err(lost)
     }

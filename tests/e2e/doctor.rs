@@ -100,6 +100,26 @@ fn a_broker_that_cannot_be_examined_is_a_warning() {
     check("topic read $SYS/#\ntopic write jarvis/#\n", "does not let this user hear");
 }
 
+/// What nobody asked for is no answer, and no reason to go on waiting for one.
+#[test]
+fn a_broker_that_only_talks_is_given_up() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        assert!(client.read(&mut [0; 4096]).unwrap() > 0);
+        // CONNACK, and then messages at QoS 0 on `t` until the client is gone.
+        client.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+        while client.write_all(&[0x30, 5, 0, 1, b't', 0, b'x'].repeat(1_000)).is_ok() {}
+    });
+    let (report, code) =
+        doctor(&Setup::new(&Broker::Embedded).set("MQTT__URL", &url).call(&["doctor", "--json"]));
+    assert_eq!(code, Some(1), "{report:#}");
+    expect(&report, "broker", "ok", "speaks MQTT 5");
+    expect(&report, "one connection", "fail", "did not answer within 10 s");
+}
+
 #[test]
 fn a_broker_that_takes_small_packets_only_is_told_of() {
     let check = |size: u32, status: &str, words: &str| {
