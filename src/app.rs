@@ -172,10 +172,13 @@ impl App {
             // What the broker has confirmed to us is still on its way to its other clients.
             tokio::time::sleep(LAST_WORDS).await;
         }
-        drop(self.broker);
+        end(self.broker);
         tracing::info!("bye");
     }
 }
+
+/// Ends our own broker by taking it; where the build has none there is nothing that could be dropped.
+fn end(_: EmbeddedBroker) {}
 
 /// What the http client of all plugins is set by.
 fn http_client(config: &Config) -> HttpClient {
@@ -235,6 +238,12 @@ async fn plugin_manager(
 /// When it could not look.
 pub async fn probe_worker(worker: Option<PathBuf>) -> Result<Probe, ProbeError> {
     Spawner::start(worker)?.probe(Walls::All).await
+}
+
+/// The files that a bridge writes in its data directory: the lock, and the state with what SQLite keeps beside it.
+pub(crate) fn data_files(data: &Path) -> [PathBuf; 4] {
+    [LOCK.to_owned(), STATE.to_owned(), format!("{STATE}-wal"), format!("{STATE}-shm")]
+        .map(|name| data.join(name))
 }
 
 fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {

@@ -16,32 +16,36 @@ use super::{
 };
 use crate::{
     effects::{
-        MAX_HOPS,
+        Hush, MAX_HOPS,
         bus::{HOPS, ORIGIN, REQUESTS},
     },
-    model::{ErrorCode, Failure},
+    model::{ErrorCode, Failure, PluginId, shown},
     mqtt::{Inbound, Inbox},
 };
 
 /// Requests at QoS 0 that may run; more are dropped. Those at QoS 1 are bounded by what may be in flight and parked.
 const MAX_RUNNING: usize = 512;
 
+/// Characters of a topic that the log shows.
+const MAX_TOPIC: usize = 200;
+
 /// Routes until it is stopped.
-#[derive(Clone)]
 pub struct Router {
     desk: Desk,
+    /// What is told of messages that go round and round.
+    circles: Hush,
 }
 
 impl Router {
     /// A router for a desk.
     #[must_use]
     pub fn new(desk: Desk) -> Self {
-        Self { desk }
+        Self { desk, circles: Hush::default() }
     }
 
-    /// Takes what the last run has parked, then messages until `stop` comes or the session ends. What is in the inbox then is not acknowledged,
-    /// so the broker keeps it.
-    pub async fn run(self, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
+    /// Takes what the last run has parked, then messages until `stop` comes or the session ends. What is in the
+    /// inbox then is not acknowledged, so the broker keeps it.
+    pub async fn run(mut self, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
         match self.desk.parking().left().await {
             Ok(left) => left.into_iter().for_each(|inbound| self.take(inbound)),
             Err(error) => {
@@ -49,9 +53,11 @@ impl Router {
             }
         }
         loop {
+            let told = self.circles.due();
             tokio::select! {
                 biased;
                 _ = &mut stop => return,
+                () = until(told) => self.tell(),
                 inbound = inbox.recv() => match inbound {
                     Some(inbound) => self.take(inbound),
                     None => return,
@@ -60,7 +66,7 @@ impl Router {
         }
     }
 
-    fn take(&self, mut inbound: Inbound) {
+    fn take(&mut self, mut inbound: Inbound) {
         let is_request = address::is_request(&self.desk.config().base, &inbound.topic);
         if is_request {
             // Nobody reads a request's other properties, and there is no bound on them.
@@ -77,8 +83,7 @@ impl Router {
         }
         let hops = hops(&inbound);
         if hops > MAX_HOPS {
-            tracing::error!(topic = inbound.topic, "a message is dropped: plugins publish in a circle");
-            return self.desk.drop_one();
+            return self.cut(&inbound.topic);
         }
         let cause = self.desk.bus().cause(inbound.receipt.clone(), hops, &inbound.properties);
         for delivery in self.desk.bus().deliveries(&inbound) {
@@ -86,6 +91,28 @@ impl Router {
                 self.desk.drop_one();
             }
         }
+    }
+
+    /// Drops a message that has gone through too many plugins. Each of them may send several on, so they come in
+    /// floods.
+    fn cut(&mut self, topic: &str) {
+        self.desk.drop_one();
+        if self.circles.lets(topic, Instant::now()) {
+            let plugins = self.desk.registry().listeners(topic);
+            let plugins: Vec<&str> = plugins.iter().map(PluginId::as_str).collect();
+            let (topic, plugins) = (shown(topic, MAX_TOPIC), plugins.join(", "));
+            tracing::error!(
+                topic,
+                plugins,
+                "a message is dropped: plugins publish in a circle, and these listen to its topic"
+            );
+        }
+    }
+
+    /// Says how many messages of the last second the log has not told of.
+    fn tell(&mut self) {
+        let more = self.circles.take();
+        tracing::error!(more, "messages that went in a circle were dropped, this many more");
     }
 
     fn take_request(&self, inbound: Inbound) {
@@ -107,6 +134,13 @@ impl Router {
             answer(&desk, inbound).await;
             drop((running, unkept));
         });
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -270,6 +270,13 @@ impl Registry {
         dropped
     }
 
+    /// The plugins with a subscription that a topic matches.
+    #[must_use]
+    pub fn listeners(&self, topic: &str) -> Vec<PluginId> {
+        let listens = |shared: &Shared| shared.facts().filters.iter().any(|filter| filter.matches(topic));
+        self.all().iter().filter(|shared| listens(shared)).map(|shared| shared.id().clone()).collect()
+    }
+
     /// Sends a message through the filters of every plugin, in priority order.
     pub async fn filter(&self, hook: &'static str, message: Map<String, Value>, cause: &Cause) -> Filtered {
         let routes = self.routes();
