@@ -10,6 +10,9 @@ use crate::model::shown;
 const MAX_WORDS: usize = 300;
 /// What Rust's and mlua's allocators say before they give up.
 const NO_MEMORY: &str = "memory allocation of ";
+/// Stands in the line before a panic's own words. Behind them comes a note on how to learn more, which nobody can act
+/// on here.
+const PANICKED: &str = " panicked at ";
 
 /// The signals that end a worker, each with its name and what it stands for.
 const SIGNALS: [(Signal, &str); 12] = [
@@ -62,11 +65,12 @@ fn name(signal: i32) -> String {
     known.map_or_else(|| format!("signal {signal}"), |(_, words)| (*words).to_owned())
 }
 
-/// The line that says most: that memory ran out, else the last one.
+/// The line that says most: that memory ran out, else what a panic was about, else the last one.
 fn pick(text: &str) -> &str {
     let exhausted = text.lines().find(|line| line.contains(NO_MEMORY));
+    let panic = || text.lines().skip_while(|line| !line.contains(PANICKED)).nth(1);
     let last = || text.lines().rev().find(|line| !line.trim().is_empty());
-    exhausted.or_else(last).unwrap_or("").trim()
+    exhausted.or_else(panic).or_else(last).unwrap_or("").trim()
 }
 
 #[cfg(test)]
@@ -88,6 +92,12 @@ mod tests {
             "memory allocation of 64 bytes failed\nnote: more\n",
             "SIGABRT: it gave itself up: memory allocation of 64 bytes failed",
             true,
+        );
+        check(
+            101 << 8,
+            "\nthread 'main' (7) panicked at src/a.rs:7:5:\nthere is no such limit\nnote: run with `RUST_BACKTRACE=1`\n",
+            "exit code 101: there is no such limit",
+            false,
         );
         check(9, "", "SIGKILL from outside: so ends whom the system takes when memory runs short", true);
         check(1 << 8, "worker: \x1b[31mno", "exit code 1: worker: \u{fffd}[31mno", false);
