@@ -74,8 +74,8 @@ pub(super) fn settle() -> Result<(), ChildError> {
 /// Runs in this thread where its stack is large enough, so that the process has one thread and its CPU time is
 /// the VM's; else in a thread with such a stack.
 fn with_stack(work: impl FnOnce() -> Result<(), ChildError> + Send + 'static) -> Result<(), ChildError> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
-    if limit.is_none_or(|bytes| bytes >= STACK as u64) {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_STACK);
+    if limit.is_ok_and(|(current, _)| current >= STACK as u64) {
         return work();
     }
     let thread = thread::Builder::new().name("plugin".into()).stack_size(STACK).spawn(work)?;
