@@ -41,7 +41,7 @@ pub(super) async fn answer(
     let outcome = match read(&request, path_role, payload) {
         Err(failure) => Outcome::of(HOOK).failed(failure),
         Ok(message) => match (slash(desk, &message), message.role) {
-            (Some(command), Role::User) => run_command(desk, &request, &command).await,
+            (Some(command), Role::User) => run_command(desk, &request, command).await,
             (None, Role::User) => from_user(desk, &request, message).await,
             (_, Role::Assistant) => match from_assistant(desk, &request, message, &reply).await {
                 Some(outcome) => outcome,
@@ -101,7 +101,7 @@ fn slash(desk: &Desk, message: &ChatMessage) -> Option<Command> {
     command::words(text).ok().filter(|command| desk.registry().declares(&command.name))
 }
 
-async fn run_command(desk: &Desk, request: &Request, command: &Command) -> Outcome {
+async fn run_command(desk: &Desk, request: &Request, command: Command) -> Outcome {
     let mut outcome = command::run(desk, request, command).await;
     filter_response(desk, request, &mut outcome, None).await;
     outcome

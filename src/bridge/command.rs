@@ -23,7 +23,7 @@ pub(super) async fn answer(
     payload: Payload,
 ) -> Envelope {
     match read(path, payload) {
-        Ok(command) => run(desk, request, &command).await.envelope(request),
+        Ok(command) => run(desk, request, command).await.envelope(request),
         Err((name, failure)) => {
             let outcome = Outcome::of(HOOK).failed(failure);
             name.into_iter().fold(outcome, Outcome::named).envelope(request)
@@ -32,18 +32,21 @@ pub(super) async fn answer(
 }
 
 /// Runs a command; shared with the slash commands of the chat.
-pub(super) async fn run(desk: &Desk, request: &Request, command: &Command) -> Outcome {
+pub(super) async fn run(desk: &Desk, request: &Request, command: Command) -> Outcome {
     ask(desk.registry(), request, command).await
 }
 
 /// Asks the plugins.
-pub(super) async fn ask(registry: &Registry, request: &Request, command: &Command) -> Outcome {
+pub(super) async fn ask(registry: &Registry, request: &Request, command: Command) -> Outcome {
     let mut outcome = Outcome::of(HOOK).named(&command.name);
-    let input = match to_raw_value(&input(request, command)) {
+    let input = match to_raw_value(&input(request, &command)) {
         Ok(input) => input,
         Err(error) => return outcome.failed(invalid(error.to_string())),
     };
-    let asked = registry.command(&command.name, &input, &request.cause).await;
+    // As values its arguments take many times their text, and a slow plugin may let it wait for long.
+    let Command { name, args } = command;
+    drop(args);
+    let asked = registry.command(&name, &input, &request.cause).await;
     outcome.add(asked.steps);
     if let Some(refusal) = asked.refusal {
         return outcome.failed(refusal);
@@ -51,7 +54,7 @@ pub(super) async fn ask(registry: &Registry, request: &Request, command: &Comman
     if outcome.is_answered() || outcome.has_failed() {
         return outcome;
     }
-    outcome.failed(unanswered(&command.name, registry.declares(&command.name)))
+    outcome.failed(unanswered(&name, registry.declares(&name)))
 }
 
 /// What `on_command` gets.

@@ -48,7 +48,7 @@ impl Desk {
         bus: Bus,
         store: Store,
     ) -> Self {
-        let parking = Parking::new(store.clone(), bus.clone(), config.park_after);
+        let parking = Parking::new(store.clone(), bus.clone(), plugins.registry().clone(), config.park_after);
         Self(Arc::new(Inner {
             parking,
             config,

@@ -57,7 +57,7 @@ async fn run(
         "on_command" => {
             let command = command::read_unnamed(payload)?;
             if once.plugin.is_none() {
-                return Ok(command::ask(registry, request, &command).await);
+                return Ok(command::ask(registry, request, command).await);
             }
             outcome = outcome.named(&command.name);
             raw(&command::input(request, &command))?

@@ -11,17 +11,24 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    effects::Bus,
+    effects::{Bus, bus::REQUESTS},
     model::Filter,
     mqtt::{Inbound, InboundProperties, Receipt, WeakReceipt},
+    plugin::Registry,
     store::{Parked, Store, StoreError},
 };
 
-/// Messages and bytes that may be parked. Beyond it a request is answered `unavailable` at the door.
-const MAX_MESSAGES: usize = 10_000;
+/// Messages and bytes that may be parked. From there on plugins that are far behind are refused sooner.
+const MAX_MESSAGES: usize = 40_000;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// What was let in at the door just before may be parked as well.
-const MARGIN: usize = 2;
+/// What may be parked beyond that, for what was in flight already: a fraction of it.
+const MARGIN: usize = 4;
+/// What one message takes besides what it says: its row, its task, its place in queues.
+const OVERHEAD: usize = 512;
+/// Messages in one commit.
+const GROUP: usize = 256;
+/// How long to wait where messages cannot be parked.
+const RETRY: Duration = Duration::from_secs(1);
 /// A message that holds up [`CROWD`] settled ones is parked as soon as it is this old.
 const SOON: Duration = Duration::from_millis(10);
 /// A fraction of any broker's window, so that it is never spent on waiting for one hook.
@@ -34,6 +41,7 @@ pub(super) struct Parking(Arc<Inner>);
 struct Inner {
     store: Store,
     bus: Bus,
+    registry: Registry,
     after: Duration,
     /// What has arrived and may be unfinished, in order; no longer than the broker's window, but for what has
     /// been settled behind its first.
@@ -51,6 +59,18 @@ struct Arrived {
     details: Details,
 }
 
+impl Arrived {
+    /// The text of the details takes about as much as what is in them.
+    fn bytes(&self) -> usize {
+        let properties = &self.details.properties;
+        let user: usize = properties.user.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let others = [&properties.response_topic, &properties.content_type];
+        let texts: usize = others.into_iter().flatten().map(String::len).sum();
+        let data = properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
+        OVERHEAD + self.topic.len() + self.payload.len() + user + texts + 4 * data
+    }
+}
+
 #[derive(Debug, Default)]
 struct Taken {
     messages: usize,
@@ -62,16 +82,20 @@ struct Taken {
 struct Details {
     retain: bool,
     properties: InboundProperties,
-    /// The plugins' filters that it came for; none where it is a request or the broker tells no identifiers.
+    /// The plugins' filters that it came for; none where the broker tells no identifiers.
     #[serde(default)]
     filters: Vec<Filter>,
+    /// Whether it came for the bridge's own filter, be it with others.
+    #[serde(default)]
+    request: bool,
 }
 
 impl Parking {
-    pub(super) fn new(store: Store, bus: Bus, after: Duration) -> Self {
+    pub(super) fn new(store: Store, bus: Bus, registry: Registry, after: Duration) -> Self {
         Self(Arc::new(Inner {
             store,
             bus,
+            registry,
             after,
             arrived: Mutex::default(),
             came: Notify::new(),
@@ -91,6 +115,7 @@ impl Parking {
                 retain: inbound.retain,
                 properties: inbound.properties.clone(),
                 filters: Vec::new(),
+                request: false,
             },
         };
         let mut queue = self.arrived();
@@ -105,21 +130,31 @@ impl Parking {
 
     /// Parks what takes long, until `stop` comes.
     pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) {
+        let mut failing = false;
         loop {
             let look = self.look();
+            if !look.due.is_empty() {
+                let parked = self.park(look.due).await;
+                if let Err(error) = &parked
+                    && !failing
+                {
+                    tracing::warn!(
+                        %error,
+                        "messages that take long cannot be parked: what comes after them is acknowledged late"
+                    );
+                }
+                failing = parked.is_err();
+            }
+            let again = if failing { Some(Instant::now() + RETRY) } else { look.again };
             let rest = async {
-                match look.again {
+                match again {
                     Some(instant) => tokio::time::sleep_until(instant.into()).await,
                     None => self.0.came.notified().await,
                 }
             };
-            if look.due.is_empty() {
-                tokio::select! {
-                    _ = &mut stop => return,
-                    () = rest => {}
-                }
-            } else {
-                self.park(look.due).await;
+            tokio::select! {
+                _ = &mut stop => return,
+                () = rest => {}
             }
         }
     }
@@ -132,7 +167,7 @@ impl Parking {
         let _ = self.0.store.flush().await;
     }
 
-    /// Whether nothing more may be let in that could take long.
+    /// Whether more is parked than should be.
     pub(super) fn is_full(&self) -> bool {
         let taken = self.taken();
         taken.messages >= MAX_MESSAGES || taken.bytes >= MAX_BYTES
@@ -152,38 +187,51 @@ impl Parking {
     /// The message as it came in; nothing where it is for nobody any more.
     fn inbound(&self, number: i64, parked: Parked) -> Option<Inbound> {
         let (receipt, settled) = Receipt::kept();
-        self.keep(number, parked.payload.len(), settled);
         let Parked { topic, payload, details } = parked;
-        let Ok(Details { retain, mut properties, filters }) = serde_json::from_str(&details) else {
+        self.keep(number, OVERHEAD + topic.len() + payload.len() + details.len(), settled);
+        let Ok(Details { retain, mut properties, filters, request }) = serde_json::from_str(&details) else {
             tracing::error!(topic, "a parked message is not understood: it is dropped");
             return None;
         };
-        properties.subscription_ids = self.0.bus.identifiers(&filters);
+        let identifiers = self.0.bus.identifiers(&filters);
+        properties.subscription_ids = request.then_some(REQUESTS).into_iter().chain(identifiers).collect();
         if properties.subscription_ids.is_empty() && !filters.is_empty() {
             return None;
         }
         Some(Inbound { topic, payload, qos: 1, retain, dup: true, packet_id: 0, properties, receipt })
     }
 
-    /// Takes out what is due, and says when to look again where nothing is.
+    /// Takes out what is due and has a place, and says when to look again.
     fn look(&self) -> Look {
-        let (mut due, mut again) = (Vec::new(), None);
+        let mut look = Look { due: Vec::new(), again: None };
+        let mut bytes = 0;
         let mut queue = self.arrived();
         while let Some(first) = queue.front() {
-            let receipt = first.receipt.upgrade();
-            let age = first.since.elapsed();
-            let wait = match &receipt {
-                None => Duration::ZERO,
-                Some(receipt) => self.wait(age, receipt),
+            let Some(receipt) = first.receipt.upgrade() else {
+                queue.pop_front();
+                continue;
             };
-            if !wait.is_zero() {
-                again = Some(Instant::now() + wait);
+            let wait = match self.wait(first.since.elapsed(), &receipt) {
+                Duration::ZERO if look.due.len() == GROUP => Duration::ZERO,
+                Duration::ZERO if !self.has_place(look.due.len() + 1, bytes + first.bytes()) => RETRY,
+                wait => wait,
+            };
+            if !wait.is_zero() || look.due.len() == GROUP {
+                look.again = Some(Instant::now() + wait);
                 break;
             }
-            let Some(first) = queue.pop_front() else { break };
-            due.extend(receipt.map(|receipt| (first, receipt)));
+            bytes += first.bytes();
+            look.due.extend(queue.pop_front().map(|first| (first, receipt)));
         }
-        Look { due, again }
+        look
+    }
+
+    /// Whether so much more can be parked. One message always can on an empty lot.
+    fn has_place(&self, messages: usize, bytes: usize) -> bool {
+        let taken = self.taken();
+        let (messages, bytes) = (taken.messages + messages, taken.bytes + bytes);
+        messages == 1
+            || (messages <= MAX_MESSAGES + MAX_MESSAGES / MARGIN && bytes <= MAX_BYTES + MAX_BYTES / MARGIN)
     }
 
     /// For how long a message of this age is still waited for.
@@ -198,38 +246,33 @@ impl Parking {
         }
     }
 
-    /// Keeps messages and lets the broker forget them. Where they cannot be kept, they stay with the broker.
-    async fn park(&self, due: Vec<(Arrived, Receipt)>) {
-        let bytes: usize = due.iter().map(|(arrived, _)| arrived.payload.len()).sum();
-        {
-            let taken = self.taken();
-            if taken.messages + due.len() > MAX_MESSAGES * MARGIN || taken.bytes + bytes > MAX_BYTES * MARGIN
-            {
-                return;
-            }
-        }
+    /// Keeps messages and lets the broker forget them. Where they cannot be kept they stay with the broker, and are
+    /// looked at again.
+    async fn park(&self, due: Vec<(Arrived, Receipt)>) -> Result<(), StoreError> {
         let messages: Vec<Parked> = due.iter().map(|(arrived, _)| self.message(arrived)).collect();
-        match self.0.store.park(messages).await {
-            Ok(numbers) => {
-                for (number, (arrived, receipt)) in numbers.into_iter().zip(due) {
-                    match receipt.take_over() {
-                        Some(settled) => self.keep(number, arrived.payload.len(), settled),
-                        // The broker sends it again.
-                        None => self.forget(number).await,
-                    }
-                }
+        let numbers = match self.0.store.park(messages).await {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                let mut queue = self.arrived();
+                due.into_iter().rev().for_each(|(arrived, _)| queue.push_front(arrived));
+                return Err(error);
             }
-            Err(error) => tracing::warn!(
-                %error,
-                "messages that take long could not be parked: what comes after them is acknowledged late"
-            ),
+        };
+        for (number, (arrived, receipt)) in numbers.into_iter().zip(due) {
+            match receipt.take_over() {
+                Some(settled) => self.keep(number, arrived.bytes(), settled),
+                // The broker sends it again.
+                None => self.forget(number).await,
+            }
         }
+        Ok(())
     }
 
     fn message(&self, arrived: &Arrived) -> Parked {
-        let filters = self.0.bus.filters(&arrived.details.properties.subscription_ids);
         let Details { retain, properties, .. } = &arrived.details;
-        let details = Details { retain: *retain, properties: properties.clone(), filters };
+        let filters = self.0.bus.filters(&properties.subscription_ids);
+        let request = properties.subscription_ids.contains(&REQUESTS);
+        let details = Details { retain: *retain, properties: properties.clone(), filters, request };
         Parked {
             topic: arrived.topic.clone(),
             payload: arrived.payload.clone(),
@@ -245,15 +288,24 @@ impl Parking {
             taken.messages += 1;
             taken.bytes += bytes;
         }
+        self.tell();
         let parking = self.clone();
         tokio::spawn(async move {
             if settled.await.is_ok() {
                 parking.forget(number).await;
             }
-            let mut taken = parking.taken();
-            taken.messages -= 1;
-            taken.bytes -= bytes;
+            {
+                let mut taken = parking.taken();
+                taken.messages -= 1;
+                taken.bytes -= bytes;
+            }
+            parking.tell();
         });
+    }
+
+    /// Tells the plugins' mailboxes whether there is room.
+    fn tell(&self) {
+        self.0.registry.set_crowded(self.is_full());
     }
 
     async fn forget(&self, number: i64) {

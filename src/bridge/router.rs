@@ -144,8 +144,7 @@ async fn answer(desk: &Desk, inbound: Inbound) {
         .map_err(|misaddressed| misaddressed.failure)
         .and_then(|address| Ok((address, payload?)))
         .and_then(|ready| bad_echo.map_or(Ok(ready), Err))
-        .and_then(|ready| if hops > MAX_HOPS { Err(too_many_hops()) } else { Ok(ready) })
-        .and_then(|ready| if has_place(desk, &ready.0) { Ok(ready) } else { Err(too_many_wait()) });
+        .and_then(|ready| if hops > MAX_HOPS { Err(too_many_hops()) } else { Ok(ready) });
     match ready {
         Ok((address, payload)) => dispatch(desk, request, address, payload, reply).await,
         Err(failure) => {
@@ -174,16 +173,6 @@ async fn dispatch(desk: &Desk, request: Request, address: Address, payload: Payl
         Channel::Bridge => control::answer(desk, &request, address.path, payload).await,
     };
     reply.send(desk, &envelope, &request.cause).await;
-}
-
-/// Whether a request may begin that could take long. The bridge's own business is answered at once.
-fn has_place(desk: &Desk, address: &Address) -> bool {
-    !desk.parking().is_full() || matches!(address.channel, Channel::Bridge)
-}
-
-fn too_many_wait() -> Failure {
-    let text = "more requests wait for slow plugins than the bridge keeps: bridge/request/health shows which are slow";
-    Failure::new(ErrorCode::Unavailable, text)
 }
 
 fn hops(inbound: &Inbound) -> u8 {

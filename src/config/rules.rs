@@ -75,6 +75,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("limits.handlers", Rule::Whole(0..=10_000)),
     ("limits.timers", Rule::Whole(0..=10_000)),
     ("limits.mailbox", Rule::Whole(1..=100_000)),
+    ("limits.backlog", Rule::Whole(1..=100_000)),
     ("breaker.failures", Rule::Whole(1..=10_000)),
     ("breaker.pause", Rule::Whole(1..=86_400)),
     ("breaker.kills", Rule::Whole(1..=1_000)),

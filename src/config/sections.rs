@@ -174,6 +174,7 @@ struct LimitKeys {
     handlers: usize,
     timers: usize,
     mailbox: usize,
+    backlog: usize,
 }
 
 impl From<LimitKeys> for Limits {
@@ -194,6 +195,7 @@ impl From<LimitKeys> for Limits {
             handlers: keys.handlers,
             timers: keys.timers,
             mailbox: keys.mailbox,
+            backlog: keys.backlog,
         };
         let LimitKeys { payload, max_timeout_ms, max_memory, plugins, .. } = keys;
         Self { plugin, payload, max_timeout_ms, max_memory, plugins }

@@ -31,6 +31,8 @@ struct Trail {
 #[derive(Debug)]
 struct Message {
     receipt: Receipt,
+    /// Whether it was taken in an earlier run already.
+    kept: bool,
     outputs: AtomicU32,
 }
 
@@ -44,7 +46,7 @@ impl Cause {
     /// An inbound message that came over `hops` plugins already.
     #[must_use]
     pub fn message(receipt: Receipt, hops: u8) -> Self {
-        let message = Message { receipt, outputs: AtomicU32::new(0) };
+        let message = Message { kept: receipt.is_kept(), receipt, outputs: AtomicU32::new(0) };
         Self { message: Some(Arc::new(message)), hops, trail: None, caller: None }
     }
 
@@ -63,6 +65,12 @@ impl Cause {
     #[must_use]
     pub fn has_receipt(&self) -> bool {
         self.message.as_ref().is_some_and(|message| !message.receipt.is_empty())
+    }
+
+    /// Whether its message was taken in an earlier run already: nobody sends it again, so it is refused nowhere.
+    #[must_use]
+    pub fn was_kept(&self) -> bool {
+        self.message.as_ref().is_some_and(|message| message.kept)
     }
 
     /// Whether an inbound message stands at the beginning.

@@ -47,6 +47,8 @@ pub struct Limits {
     pub timers: usize,
     /// Messages that wait for the plugin.
     pub mailbox: usize,
+    /// Those at QoS 1 and what they caused in all: they wait beyond the mailbox, up to this.
+    pub backlog: usize,
 }
 
 impl Limits {
@@ -78,6 +80,7 @@ impl Default for Limits {
             handlers: 64,
             timers: 64,
             mailbox: 256,
+            backlog: 10_000,
         }
     }
 }

@@ -103,6 +103,12 @@ impl Receipt {
         Some(settled)
     }
 
+    /// Whether somebody else than the broker keeps the message.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.0.as_ref().is_some_and(|settle| matches!(&*settle.waits(), Waits::Keeper(_)))
+    }
+
     /// How many settled messages cannot be acknowledged because this one is not.
     #[must_use]
     pub fn holds_up(&self) -> usize {

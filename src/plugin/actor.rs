@@ -78,6 +78,8 @@ pub(super) struct Actor {
     pub(super) hush: Hush,
     pub(super) undone: Arc<Notify>,
     pub(super) order: Option<Control>,
+    /// Whether a timer came last: then mail that waits comes first, so that neither starves the other.
+    pub(super) after_timer: bool,
 }
 
 /// A worker in the making.
@@ -134,6 +136,7 @@ impl Actor {
             hush: Hush::default(),
             undone,
             order: None,
+            after_timer: false,
         };
         actor.take_over(newborn).await;
         tokio::spawn(actor.run());
@@ -162,8 +165,14 @@ impl Actor {
                 Turn::Done(done) => self.finish(done).await,
                 Turn::Died(death) => self.bury(&death).await,
                 Turn::Born(born) => self.settle(born).await,
-                Turn::Mail(mail) => self.accept(mail),
-                Turn::Timers => self.fire(),
+                Turn::Mail(mail) => {
+                    self.after_timer = false;
+                    self.accept(mail);
+                }
+                Turn::Timers => {
+                    self.after_timer = true;
+                    self.fire();
+                }
                 Turn::CheckUp => self.check_up(),
                 Turn::Undone => self.start_over(),
                 Turn::Room => {}
@@ -193,6 +202,7 @@ impl Actor {
         let refusing = self.is_refusing(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
+        let timers = taking && room && !(self.after_timer && !self.mailbox.is_empty());
         let checkup = self.checkup.due().filter(|_| self.breaker.phase() == Phase::Closed);
         let told = self.hush.due();
         tokio::select! {
@@ -206,7 +216,7 @@ impl Actor {
             born = born(&mut self.coming), if !blocked => Turn::Born(born),
             () = self.performer.has_capacity(), if blocked => Turn::Room,
             () = until(told) => Turn::Tell,
-            () = until(timer), if taking && room => Turn::Timers,
+            () = until(timer), if timers => Turn::Timers,
             () = until(checkup), if taking && room => Turn::CheckUp,
             mail = self.mailbox.recv(), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
         }

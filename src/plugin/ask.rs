@@ -39,16 +39,25 @@ pub fn response_of(result: &RawValue) -> Option<String> {
     }
 }
 
+/// A call on its way: its answer comes, or there is none, or the plugin is so far behind that it was refused.
+pub(super) enum Posted {
+    Sent(oneshot::Receiver<Step>),
+    Gone,
+    Behind(usize),
+}
+
 /// Puts a call into a plugin's mailbox; waits while that is full.
-pub(super) async fn post(
-    shared: &Shared,
-    hook: &'static str,
-    input: Input,
-    cause: &Cause,
-) -> Option<oneshot::Receiver<Step>> {
+pub(super) async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
     let (reply, answer) = oneshot::channel();
     let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-    shared.mailbox().post(mail).await.ok().map(|()| answer)
+    match shared.mailbox().post(mail).await {
+        Ok(()) => Posted::Sent(answer),
+        Err(Returned::Behind(mails)) => {
+            shared.stats().refused();
+            Posted::Behind(mails)
+        }
+        Err(Returned::Closed(_) | Returned::Full) => Posted::Gone,
+    }
 }
 
 /// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
@@ -68,18 +77,27 @@ pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output
 }
 
 /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
-pub(super) async fn answered(shared: &Shared, answer: Option<oneshot::Receiver<Step>>) -> Step {
-    if let Some(answer) = answer
-        && let Ok(step) = answer.await
-    {
-        return step;
-    }
-    let facts = shared.facts();
-    let text = match &facts.last_error {
-        Some(error) if facts.state == State::Error => error.message.clone(),
-        _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+pub(super) async fn answered(shared: &Shared, posted: Posted) -> Step {
+    let text = match posted {
+        Posted::Behind(mails) => {
+            format!("plugin `{}` is too slow: {mails} messages wait for it already", shared.id())
+        }
+        Posted::Sent(answer) => match answer.await {
+            Ok(step) => return step,
+            Err(_) => gone(shared),
+        },
+        Posted::Gone => gone(shared),
     };
     Step { outcome: Err(Failure::new(ErrorCode::Unavailable, text)), ran: Duration::ZERO }
+}
+
+/// Why a plugin gives no answer at all.
+fn gone(shared: &Shared) -> String {
+    let facts = shared.facts();
+    match &facts.last_error {
+        Some(error) if facts.state == State::Error => error.message.clone(),
+        _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+    }
 }
 
 /// Asks and waits.
@@ -88,10 +106,10 @@ pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause
     answered(shared, answer).await
 }
 
-/// Puts mail into a mailbox without waiting. Where it is full, what a QoS 1 message has caused goes in all the same;
-/// anything else is dropped and counted.
+/// Puts mail into a mailbox without waiting. Where it is full, what a QoS 1 message has caused goes in all the same,
+/// until the plugin is too far behind; anything else is dropped and counted.
 pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
-    let sent = match mail.has_receipt() {
+    let sent = match mail.cause().has_receipt() {
         true => shared.mailbox().press(mail),
         false => shared.mailbox().offer(mail),
     };
@@ -99,9 +117,10 @@ pub(super) fn drop_in(registry: &Registry, shared: &Shared, mail: Mail) {
         Ok(()) => {}
         Err(Returned::Closed(mail)) if registry.is_closing() => mail.abandon(),
         Err(Returned::Closed(_)) => {}
-        Err(Returned::Full) => {
+        Err(Returned::Full | Returned::Behind(_)) => {
             if let Some(dropped) = shared.dropped_one() {
-                tracing::warn!(plugin = %shared.id(), dropped, "the plugin's mailbox is full: events are dropped");
+                let (plugin, waiting) = (shared.id(), shared.mailbox().behind());
+                tracing::warn!(%plugin, waiting, dropped, "the plugin is too slow: events and messages for it are dropped");
             }
         }
     }

@@ -195,20 +195,17 @@ impl Ears {
         self.timers.iter().filter(|timer| !timer.busy).map(|timer| timer.due).min()
     }
 
-    /// The timers that fire now. One that repeats does not fire again before it has ended.
-    pub(super) fn fire(&mut self, now: Instant) -> Vec<u64> {
-        let mut due: Vec<(Instant, u64)> = Vec::new();
-        for timer in self.timers.iter_mut().filter(|timer| !timer.busy && timer.due <= now) {
-            due.push((timer.due, timer.number));
-            timer.busy = true;
-            if let Some(every) = timer.every {
-                // What was missed is not made up for: the next one is the first that is still to come.
-                let missed = now.duration_since(timer.due).as_nanos() / every.as_nanos() + 1;
-                timer.due += every * u32::try_from(missed).unwrap_or(u32::MAX);
-            }
+    /// The timer that fires now, the first that is due. One that repeats does not fire again before it has ended.
+    pub(super) fn fire(&mut self, now: Instant) -> Option<u64> {
+        let due = self.timers.iter_mut().filter(|timer| !timer.busy && timer.due <= now);
+        let timer = due.min_by_key(|timer| (timer.due, timer.number))?;
+        timer.busy = true;
+        if let Some(every) = timer.every {
+            // What was missed is not made up for: the next one is the first that is still to come.
+            let missed = now.duration_since(timer.due).as_nanos() / every.as_nanos() + 1;
+            timer.due += every * u32::try_from(missed).unwrap_or(u32::MAX);
         }
-        due.sort_unstable();
-        due.into_iter().map(|(_, number)| number).collect()
+        Some(timer.number)
     }
 
     /// A timer that was due is not called after all. It fires again: one that repeats at its next time.
@@ -282,13 +279,13 @@ mod tests {
         ears.set_timer(1, Duration::from_secs(1), true);
         ears.set_timer(2, Duration::from_secs(2), false);
         let now = Instant::now() + Duration::from_secs(5);
-        assert_eq!(ears.fire(now), [1, 2]);
+        assert_eq!((ears.fire(now), ears.fire(now)), (Some(1), Some(2)));
         assert_eq!(ears.next_timer(), None, "both are busy");
         ears.fired(1);
         ears.fired(2);
         let next = ears.next_timer().unwrap();
         assert!(next > now && next <= now + Duration::from_secs(1));
-        assert!(ears.fire(now).is_empty());
+        assert_eq!(ears.fire(now), None);
     }
 
     #[test]
@@ -296,11 +293,11 @@ mod tests {
         let mut ears = Ears::default();
         ears.set_timer(1, Duration::from_secs(1), false);
         let now = Instant::now() + Duration::from_secs(5);
-        assert_eq!(ears.fire(now), [1]);
+        assert_eq!(ears.fire(now), Some(1));
         ears.postpone(1);
-        assert_eq!(ears.fire(now), [1]);
+        assert_eq!(ears.fire(now), Some(1));
         ears.fired(1);
         ears.postpone(1);
-        assert!(ears.fire(now).is_empty());
+        assert_eq!(ears.fire(now), None);
     }
 }

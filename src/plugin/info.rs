@@ -96,6 +96,6 @@ pub(super) fn details(shared: &Shared) -> PluginDetails {
         permissions: facts.permissions.iter().map(ToString::to_string).collect(),
         subscriptions: facts.filters.iter().map(ToString::to_string).collect(),
         events: facts.patterns,
-        health: shared.stats().health(),
+        health: shared.health(),
     }
 }

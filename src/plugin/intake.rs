@@ -139,9 +139,9 @@ impl Actor {
         ))
     }
 
-    /// Queues the timers that are due.
+    /// Queues the timer that is due first.
     pub(super) fn fire(&mut self) {
-        for timer in self.ears.fire(Instant::now()) {
+        if let Some(timer) = self.ears.fire(Instant::now()) {
             let (target, input) = (Aim::Timer(timer), Input::Nothing);
             self.queue.push_back(Job { target, ear: None, input, cause: Cause::none(), reply: None });
         }

@@ -69,12 +69,10 @@ pub(super) enum Mail {
 }
 
 impl Mail {
-    /// Whether an inbound message at QoS 1 waits for it.
-    pub(super) fn has_receipt(&self) -> bool {
+    /// Why it came.
+    pub(super) fn cause(&self) -> &Cause {
         match self {
-            Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => {
-                cause.has_receipt()
-            }
+            Self::Hook { cause, .. } | Self::Event { cause, .. } | Self::Message { cause, .. } => cause,
         }
     }
 

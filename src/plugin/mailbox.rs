@@ -1,6 +1,13 @@
 //! A plugin's mailbox, bounded in entries and in bytes. Knows how much mail weighs, never what it is for.
+//!
+//! Two bounds: what nobody would send again finds room here or is lost; what a message at QoS 1 waits for waits here
+//! beyond that, until the plugin is so far behind that it is refused. So one that is slow loses its own mail, and
+//! nobody waits for it without end.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -9,11 +16,38 @@ use super::mail::Mail;
 /// Mail that may wait, in KiB. One piece may always wait, however large.
 const MAX_KIB: u32 = 8 * 1024;
 
+/// How far a plugin may be behind in all, in bytes.
+const MOST_BYTES: usize = 32 << 20;
+/// Its part of that while all plugins together are far behind.
+const PART: usize = 10;
+
 /// Puts mail in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Mailbox {
     letters: mpsc::UnboundedSender<Letter>,
     room: Room,
+    behind: Arc<Behind>,
+    /// Pieces of mail that may wait in all.
+    backlog: usize,
+    crowd: Crowd,
+}
+
+/// Whether more waits for plugins than the bridge can keep: then whoever is far behind is refused sooner.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Crowd(Arc<AtomicBool>);
+
+/// What waits for a plugin.
+#[derive(Debug, Default)]
+struct Behind {
+    mails: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A piece of mail that waits, until the plugin takes it.
+#[derive(Debug)]
+struct Waits {
+    behind: Arc<Behind>,
+    bytes: usize,
 }
 
 /// Takes mail out.
@@ -28,6 +62,8 @@ pub(super) struct Inbox {
 pub(super) enum Returned {
     /// There is no room: what nobody would send again is lost.
     Full,
+    /// The plugin is so many pieces of mail behind.
+    Behind(usize),
     /// The plugin takes no mail any more; here it is.
     Closed(Box<Mail>),
 }
@@ -42,43 +78,87 @@ struct Room {
 #[derive(Debug)]
 struct Letter {
     mail: Mail,
+    _waits: Waits,
     /// Given back when the plugin takes the mail; nothing for what may not be refused.
     _place: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
-/// Sets up a mailbox for so many entries.
-pub(super) fn open(entries: usize) -> (Mailbox, Inbox) {
+/// Sets up a mailbox for so many entries, and a backlog of so many.
+pub(super) fn open(entries: usize, backlog: usize, crowd: Crowd) -> (Mailbox, Inbox) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let entries = Arc::new(Semaphore::new(entries));
     let room = Room { entries, kib: Arc::new(Semaphore::new(MAX_KIB as usize)) };
-    (Mailbox { letters: sender, room: room.clone() }, Inbox { letters: receiver, room })
+    let mailbox = Mailbox { letters: sender, room: room.clone(), behind: Arc::default(), backlog, crowd };
+    (mailbox, Inbox { letters: receiver, room })
+}
+
+impl Crowd {
+    pub(super) fn set(&self, crowded: bool) {
+        self.0.store(crowded, Ordering::Relaxed);
+    }
+}
+
+impl Waits {
+    fn begin(behind: &Arc<Behind>, mail: &Mail) -> Self {
+        let bytes = mail.bytes();
+        behind.mails.fetch_add(1, Ordering::Relaxed);
+        behind.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { behind: behind.clone(), bytes }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.behind.mails.fetch_sub(1, Ordering::Relaxed);
+        self.behind.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Mailbox {
-    /// Waits for room: a request's task stands still meanwhile, and there are only so many of those.
+    /// Waits for room: a request's task stands still meanwhile. Refused where the plugin is too far behind.
     pub(super) async fn post(&self, mail: Mail) -> Result<(), Returned> {
+        self.check(&mail)?;
+        let waits = Waits::begin(&self.behind, &mail);
         let Room { entries, kib } = self.room.clone();
         let Ok(entry) = entries.acquire_owned().await else { return Err(Returned::Closed(Box::new(mail))) };
         let Ok(kib) = kib.acquire_many_owned(weight(&mail)).await else {
             return Err(Returned::Closed(Box::new(mail)));
         };
-        self.send(mail, Some((entry, kib)))
+        self.send(mail, waits, Some((entry, kib)))
     }
 
     /// Does not wait: where it is full the mail is lost.
     pub(super) fn offer(&self, mail: Mail) -> Result<(), Returned> {
         match self.place(&mail) {
-            Some(place) => self.send(mail, Some(place)),
+            Some(place) => {
+                let waits = Waits::begin(&self.behind, &mail);
+                self.send(mail, waits, Some(place))
+            }
             None if self.is_closed() => Err(Returned::Closed(Box::new(mail))),
             None => Err(Returned::Full),
         }
     }
 
-    /// For what a message at QoS 1 waits for: it is taken also where there is no room. What is in flight and
-    /// parked bounds the messages, and the emitter's backlog what they may cause: it, not this plugin, is refused.
+    /// For what a message at QoS 1 waits for: it is taken also where there is no room, until the plugin is too far
+    /// behind.
     pub(super) fn press(&self, mail: Mail) -> Result<(), Returned> {
-        let place = self.place(&mail);
-        self.send(mail, place)
+        self.check(&mail)?;
+        let (waits, place) = (Waits::begin(&self.behind, &mail), self.place(&mail));
+        self.send(mail, waits, place)
+    }
+
+    /// How many pieces of mail wait.
+    pub(super) fn behind(&self) -> usize {
+        self.behind.mails.load(Ordering::Relaxed)
+    }
+
+    fn check(&self, mail: &Mail) -> Result<(), Returned> {
+        let part = if self.crowd.0.load(Ordering::Relaxed) { PART } else { 1 };
+        let (mails, bytes) = (self.behind(), self.behind.bytes.load(Ordering::Relaxed));
+        if mail.cause().was_kept() || (mails < self.backlog.div_ceil(part) && bytes < MOST_BYTES / part) {
+            return Ok(());
+        }
+        Err(Returned::Behind(mails))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -94,14 +174,20 @@ impl Mailbox {
     fn send(
         &self,
         mail: Mail,
+        waits: Waits,
         place: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     ) -> Result<(), Returned> {
-        let sent = self.letters.send(Letter { mail, _place: place });
+        let sent = self.letters.send(Letter { mail, _waits: waits, _place: place });
         sent.map_err(|mpsc::error::SendError(letter)| Returned::Closed(Box::new(letter.mail)))
     }
 }
 
 impl Inbox {
+    /// Whether no mail waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+
     /// The next piece of mail; nothing once it is closed and empty. Cancel-safe.
     pub(super) async fn recv(&mut self) -> Option<Mail> {
         self.letters.recv().await.map(|letter| letter.mail)
@@ -133,7 +219,7 @@ mod tests {
     use serde_json::value::to_raw_value;
     use tokio::sync::oneshot;
 
-    use super::{MAX_KIB, Returned, open};
+    use super::{Crowd, MAX_KIB, MOST_BYTES, PART, Returned, open};
     use crate::{
         effects::Cause,
         model::{frame::Input, message::EventInfo},
@@ -153,13 +239,13 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_full_by_entries_and_by_bytes() {
-        let (mailbox, mut inbox) = open(2);
+        let (mailbox, mut inbox) = open(2, 9, Crowd::default());
         assert!(mailbox.offer(event(1)).is_ok() && mailbox.offer(event(1)).is_ok());
         assert!(matches!(mailbox.offer(event(1)), Err(Returned::Full)));
         inbox.recv().await.unwrap();
         assert!(mailbox.offer(event(1)).is_ok());
 
-        let (mailbox, mut inbox) = open(256);
+        let (mailbox, mut inbox) = open(256, 999, Crowd::default());
         let half = MAX_KIB as usize * 512;
         assert!(mailbox.offer(event(half)).is_ok());
         assert!(matches!(mailbox.offer(event(half)), Err(Returned::Full)), "with its own weight it is more");
@@ -172,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_waits_for_room_and_what_a_message_waits_for_does_not() {
-        let (mailbox, mut inbox) = open(1);
+        let (mailbox, mut inbox) = open(1, 9, Crowd::default());
         mailbox.post(hook()).await.unwrap();
         let waits = tokio::spawn({
             let mailbox = mailbox.clone();
@@ -187,9 +273,35 @@ mod tests {
         assert!(matches!(inbox.recv().await, Some(Mail::Hook { .. })));
     }
 
+    #[test]
+    fn one_that_is_too_far_behind_is_refused_and_sooner_in_a_crowd() {
+        let crowd = Crowd::default();
+        let (mailbox, mut inbox) = open(1, 100, crowd.clone());
+        for _ in 0..100 / PART {
+            mailbox.press(event(1)).unwrap();
+        }
+        crowd.set(true);
+        assert!(matches!(mailbox.press(event(1)), Err(Returned::Behind(10))));
+        let (receipt, _settled) = crate::mqtt::Receipt::kept();
+        let cause = Cause::message(receipt, 0);
+        let kept = Mail::Hook { hook: "on_chat", input: Input::Nothing, cause, reply: oneshot::channel().0 };
+        assert!(mailbox.press(kept).is_ok(), "what an earlier run has taken is refused nowhere");
+        crowd.set(false);
+        while mailbox.behind() < 100 {
+            mailbox.press(event(1)).unwrap();
+        }
+        assert!(matches!(mailbox.press(event(1)), Err(Returned::Behind(100))));
+        inbox.letters.try_recv().unwrap();
+        assert!(mailbox.press(event(1)).is_ok());
+
+        let (mailbox, _inbox) = open(1, 9, Crowd::default());
+        mailbox.press(event(MOST_BYTES)).unwrap();
+        assert!(mailbox.press(event(1)).is_err());
+    }
+
     #[tokio::test]
     async fn who_waits_hears_of_the_end() {
-        let (mailbox, inbox) = open(1);
+        let (mailbox, inbox) = open(1, 9, Crowd::default());
         mailbox.post(hook()).await.unwrap();
         let waits = tokio::spawn({
             let mailbox = mailbox.clone();

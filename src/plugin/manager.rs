@@ -252,7 +252,8 @@ impl Manager {
     }
 
     async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
-        let (mailbox, mail) = mailbox::open(blueprint.limits.mailbox);
+        let (mailbox, mail) =
+            mailbox::open(blueprint.limits.mailbox, blueprint.limits.backlog, self.registry().crowd());
         let (control, orders) = mpsc::channel(4);
         let shared = Shared::new(
             blueprint.manifest.clone(),

@@ -21,6 +21,7 @@ use super::{
     filter::Filtered,
     info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
+    mailbox::Crowd,
     shared::{Shared, State},
     stats::PluginHealth,
     waits::{Waiting, Waits},
@@ -41,6 +42,7 @@ struct Inner {
     broken: Mutex<BTreeMap<String, Broken>>,
     routes: RwLock<Arc<Routes>>,
     waits: Waits,
+    crowd: Crowd,
     version: watch::Sender<u64>,
     /// Whether the bridge is on its way out: what was not done then is not acknowledged.
     closing: AtomicBool,
@@ -112,7 +114,7 @@ impl Registry {
     /// Every plugin's counters.
     #[must_use]
     pub fn health(&self) -> BTreeMap<PluginId, PluginHealth> {
-        self.plugins().iter().map(|(id, shared)| (id.clone(), shared.stats().health())).collect()
+        self.plugins().iter().map(|(id, shared)| (id.clone(), shared.health())).collect()
     }
 
     /// Whether a plugin declares this command.
@@ -286,6 +288,15 @@ impl Registry {
             }
         }
         filtered
+    }
+
+    /// Says whether more waits for plugins than the bridge can keep: whoever is far behind is then refused sooner.
+    pub fn set_crowded(&self, crowded: bool) {
+        self.0.crowd.set(crowded);
+    }
+
+    pub(super) fn crowd(&self) -> Crowd {
+        self.0.crowd.clone()
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Shared> {

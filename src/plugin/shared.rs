@@ -10,8 +10,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::{
-    actor::Control, allowance::Allowance, backlog::Backlog, mailbox::Mailbox, manifest::Manifest,
-    stats::Stats,
+    actor::Control,
+    allowance::Allowance,
+    backlog::Backlog,
+    mailbox::Mailbox,
+    manifest::Manifest,
+    stats::{PluginHealth, Stats},
 };
 use crate::{
     effects::Hush,
@@ -165,6 +169,11 @@ impl Shared {
 
     pub(super) fn mailbox(&self) -> &Mailbox {
         &self.0.mailbox
+    }
+
+    /// Its counters, and what waits for it.
+    pub(super) fn health(&self) -> PluginHealth {
+        PluginHealth { waiting: self.mailbox().behind(), ..self.stats().health() }
     }
 
     /// Counts an event that its full mailbox dropped; gives how many, where it is time to say so again.

@@ -51,6 +51,8 @@ pub struct PluginHealth {
     pub refused: u64,
     /// Events and messages that did not reach it: it could not run, its breaker was open, its mailbox full.
     pub dropped: u64,
+    /// Pieces of mail that wait for it.
+    pub waiting: usize,
     /// Mean duration of a call, in microseconds.
     pub avg_us: u64,
     /// The duration that 99 of the last 100 calls stayed below, in microseconds.
@@ -122,6 +124,7 @@ impl Stats {
             restarts: self.restarts,
             refused: self.refused,
             dropped: self.dropped,
+            waiting: 0,
             avg_us: u64::try_from(mean).unwrap_or(u64::MAX),
             p99_us,
             memory_bytes: self.memory,

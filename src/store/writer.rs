@@ -158,14 +158,30 @@ fn park(connection: &mut Connection, messages: &[Parked]) -> rusqlite::Result<Ve
     Ok(numbers)
 }
 
+/// Row by row: one that cannot be read keeps no other from being done.
 fn parked(connection: &Connection) -> rusqlite::Result<Vec<(i64, Parked)>> {
     let mut statement =
         connection.prepare("SELECT number, topic, payload, details FROM parked ORDER BY number")?;
-    let rows = statement.query_map((), |row| {
-        let payload: Vec<u8> = row.get(2)?;
-        Ok((row.get(0)?, Parked { topic: row.get(1)?, payload: payload.into(), details: row.get(3)? }))
-    })?;
-    rows.collect()
+    let mut rows = statement.query(())?;
+    let (mut parked, mut unreadable) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next()? {
+        let number: i64 = row.get(0)?;
+        let read = || -> rusqlite::Result<Parked> {
+            let payload: Vec<u8> = row.get(2)?;
+            Ok(Parked { topic: row.get(1)?, payload: payload.into(), details: row.get(3)? })
+        };
+        match read() {
+            Ok(message) => parked.push((number, message)),
+            Err(error) => {
+                tracing::error!(number, %error, "a parked message cannot be read: it is dropped");
+                unreadable.push(number);
+            }
+        }
+    }
+    for number in unreadable {
+        connection.execute("DELETE FROM parked WHERE number = ?", [number])?;
+    }
+    Ok(parked)
 }
 
 fn kept(connection: &Connection, plugin: &PluginId) -> Result<Kept, String> {

@@ -341,7 +341,7 @@ mod tests {
             "limits": {
                 "cpu_ms": 250, "wall_ms": 5000, "total_ms": 60000, "memory": 16 << 20, "result": 262_144, "depth": 32,
                 "nodes": 20000, "outputs": 64, "http": 32, "requests": 1000, "logs_per_second": 50, "state": 1 << 20, "handlers": 64, "timers": 64,
-                "mailbox": 256
+                "mailbox": 256, "backlog": 10000
             },
             "snapshot": {"state": {"a": 1}, "config": {}, "overrides": {}}
         }})

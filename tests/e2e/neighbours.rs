@@ -12,7 +12,9 @@ on_each_broker!(
     a_hanging_plugin_can_be_mended_at_once,
     a_plugin_that_always_fails_is_in_the_log_once_a_second,
     what_is_published_at_once_is_counted_too,
-    what_nobody_hears_is_bounded_and_its_emitter_is_told,
+    what_nobody_hears_is_bounded,
+    timers_starve_no_mail,
+    a_slow_listener_loses_its_own_and_nobody_elses,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -128,7 +130,7 @@ function on_command(cmd) return { response = "pong" } end
     assert_eq!(jarvis.run("ping", json!({}))["response"], "pong");
 }
 
-fn what_nobody_hears_is_bounded_and_its_emitter_is_told(broker: &Broker) {
+fn what_nobody_hears_is_bounded(broker: &Broker) {
     let emitter = r#"
 -- @commands burst
 function on_command()
@@ -142,8 +144,48 @@ jarvis.events.on('big', function() jarvis.sleep(2) end)
 function on_command() return { response = 'pong' } end\n";
     let jarvis = Bridge::start(broker, &[("emitter", emitter), ("listener", listener)]);
     for _ in 0..32 {
-        jarvis.publish("jarvis/command/request/burst", "");
+        jarvis.check("command/request/burst", "", json!({ "status": "ok" }));
     }
-    let refused = json!({ "code": "rate_limited", "error": "~events that nobody has heard yet take " });
-    jarvis.expect("jarvis/command/response/burst", refused);
+    jarvis.log.expect("events and messages for it are dropped plugin=listener");
+}
+
+fn timers_starve_no_mail(broker: &Broker) {
+    // Honest pollers, each of which waits for a moment: there is always one that is due.
+    let poller = r#"
+local function poll() jarvis.sleep(0.05) end
+for i = 1, 16 do jarvis.timer.every(0.1, poll) end
+function on_chat(message) return nil end
+"#;
+    let good = "function on_chat(message) return { response = 'hello' } end";
+    let jarvis = Bridge::start(broker, &[("poller", poller), ("good", good)]);
+    for _ in 0..3 {
+        jarvis.check("chat/request", "hi", json!({ "status": "ok", "response": "hello" }));
+    }
+}
+
+fn a_slow_listener_loses_its_own_and_nobody_elses(broker: &Broker) {
+    let slow = r#"
+-- @commands lag
+jarvis.events.on("*", function() for i = 1, 10 do jarvis.sleep(5) end end)
+function on_command() return {} end
+"#;
+    let good = r#"
+-- @commands good
+local n = 0
+function on_command() n = n + 1 jarvis.events.emit("motion", { n = n }) return { n = n } end
+"#;
+    let setup = Setup::new(broker).plugin("slow", slow).plugin("good", good).set("LIMITS__BACKLOG", "100");
+    let jarvis = setup.start();
+    for n in 1..=300 {
+        // What it caused waits for the listener, and so does its envelope's acknowledgement, but no answer.
+        assert_eq!(jarvis.run("good", json!({})), json!({ "n": n }));
+    }
+    let expected = json!({
+        "status": "error", "code": "unavailable", "error": "~plugin `slow` is too slow: 100 messages wait for it already",
+    });
+    jarvis.check("command/request", "lag", expected);
+    let health = jarvis.ask("bridge/request/health", "")["data"]["plugins"].clone();
+    assert_eq!((&health["slow"]["waiting"], &health["good"]["waiting"]), (&json!(100), &json!(0)));
+    assert!(health["slow"]["dropped"].as_u64().unwrap() > 100, "{health:#}");
+    jarvis.log.expect("the plugin is too slow: events and messages for it are dropped plugin=slow");
 }
