@@ -68,6 +68,8 @@ pub(super) struct Actor {
     pub(super) free_since: Instant,
     /// Workers made since one lived well: each waits longer than the one before.
     pub(super) attempts: u32,
+    /// Whether a call was given another worker since one came back.
+    pub(super) has_spared: bool,
     pub(super) breaker: Breaker,
     pub(super) strikes: Strikes,
     pub(super) checkup: Checkup,
@@ -126,6 +128,7 @@ impl Actor {
             born: Instant::now(),
             free_since: Instant::now(),
             attempts: 0,
+            has_spared: false,
             breaker: Breaker::new(breaker),
             strikes: Strikes::new(breaker),
             checkup,

@@ -10,7 +10,6 @@ use super::{
     breaker::is_breaking,
     job::{Aim, Flight, Job},
     perform::Performance,
-    runner::blame,
 };
 use crate::{
     effects::{Cause, effect_bytes, is_output},
@@ -27,6 +26,7 @@ impl Actor {
     pub(super) async fn finish(&mut self, done: Done) {
         let Some(flight) = self.flights.pop_front() else { return };
         let ran = self.time_of(&flight);
+        self.has_spared = false;
         let Flight { job, .. } = flight;
         if let Aim::Timer(timer) = job.target {
             self.ears.fired(timer);
@@ -67,8 +67,7 @@ impl Actor {
                 self.revive();
             }
             Err(Blame::Worker(reason)) => {
-                let failure = blame(self.shared.id(), &self.name(job.target), &Death::Garbage(reason));
-                self.lost(job, failure, ran).await;
+                self.lost(job, &Death::Garbage(reason), ran).await;
             }
         }
     }

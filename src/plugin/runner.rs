@@ -292,7 +292,7 @@ pub(super) fn describe(target: &Target) -> String {
 pub(super) fn blame(id: &PluginId, what: &str, death: &Death) -> Failure {
     let code = match death {
         Death::Overran(_) => ErrorCode::Timeout,
-        Death::Exhausted(_) => ErrorCode::MemoryLimit,
+        Death::Exhausted(_) | Death::Taken(_) => ErrorCode::MemoryLimit,
         Death::Ended(_) | Death::Garbage(_) => ErrorCode::HookError,
     };
     Failure::new(code, format!("plugin `{id}`: {what} {death}"))

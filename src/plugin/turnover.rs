@@ -39,26 +39,44 @@ const GOOD_LIFE: Duration = Duration::from_secs(60);
 impl Actor {
     /// The worker has died: the call it was running is to blame, the ones behind it are asked again.
     pub(super) async fn bury(&mut self, death: &Death) {
-        let Some(Flight { job, began, .. }) = self.flights.pop_front() else {
+        if self.flights.is_empty() || self.spares(death) {
             return self.bury_idle(death).await;
-        };
-        let failure = blame(self.shared.id(), &self.name(job.target), death);
+        }
+        let Some(Flight { job, began, .. }) = self.flights.pop_front() else { return };
         let ran = began.elapsed();
         self.shared.stats().ran(ran, 0);
-        self.lost(job, failure, ran).await;
+        self.lost(job, death, ran).await;
     }
 
-    /// Nothing of the plugin ran when its worker ended. Where something from outside ended it, it is not to
-    /// blame: one that eats the machine's memory must not have others switched off.
+    /// Whether the oldest call gets another worker instead of the blame. Who is ended from outside may not even have
+    /// begun with it, and where nothing was heard of it, it has done nothing yet. Once: it may be to blame after all.
+    fn spares(&mut self, death: &Death) -> bool {
+        let heard = self.runner.as_ref().is_none_or(|runner| runner.link.has_been_heard());
+        let spares = matches!(death, Death::Taken(_)) && !heard && !self.has_spared;
+        self.has_spared |= spares;
+        spares
+    }
+
+    /// Nothing of the plugin is known to have run when its worker ended.
     async fn bury_idle(&mut self, death: &Death) {
         let failure = blame(self.shared.id(), "while no call ran, it", death);
         tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
         self.shared.facts().last_error = Some(LastError::of(&failure));
-        if matches!(death, Death::Exhausted(_)) {
-            self.shared.stats().killed();
-            return self.revive();
+        self.count(death, &failure).await;
+    }
+
+    /// Counts an ended worker against its plugin. One that was ended from outside is not to blame: a plugin that eats
+    /// the machine's memory must not have others switched off.
+    async fn count(&mut self, death: &Death, failure: &Failure) {
+        match death {
+            Death::Taken(_) => {
+                self.shared.stats().killed();
+                self.revive();
+            }
+            Death::Overran(_) | Death::Ended(_) | Death::Exhausted(_) | Death::Garbage(_) => {
+                self.strike(failure).await;
+            }
         }
-        self.strike(&failure).await;
     }
 
     /// Tells the breaker of a call that came back in time.
@@ -78,10 +96,11 @@ impl Actor {
     }
 
     /// A call has cost the plugin its worker.
-    pub(super) async fn lost(&mut self, job: Job, failure: Failure, ran: Duration) {
+    pub(super) async fn lost(&mut self, job: Job, death: &Death, ran: Duration) {
+        let failure = blame(self.shared.id(), &self.name(job.target), death);
         self.broke();
         self.fail(job, failure.clone(), ran);
-        self.strike(&failure).await;
+        self.count(death, &failure).await;
     }
 
     /// Counts an ended worker; after too many the plugin is switched off, else a fresh one is made.
