@@ -37,7 +37,7 @@ use crate::{
 /// Orders that go before any mail.
 pub(super) enum Control {
     /// Let this version take over, between two messages.
-    Replace { blueprint: Arc<Blueprint>, newborn: Box<Newborn>, reply: oneshot::Sender<Result<(), Failure>> },
+    Replace { blueprint: Arc<Blueprint>, newborn: Box<Newborn>, reply: oneshot::Sender<Result<(), Trouble>> },
     /// End what runs, call `on_shutdown`, end.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -104,6 +104,9 @@ enum Turn {
 
 impl Actor {
     /// Takes over a worker that was brought up and started, commits what it holds and serves from now on.
+    ///
+    /// # Errors
+    /// When that could not be kept.
     pub(super) async fn start(
         context: Arc<Context>,
         shared: Shared,
@@ -111,7 +114,7 @@ impl Actor {
         mailbox: Inbox,
         control: mpsc::Receiver<Control>,
         newborn: Newborn,
-    ) {
+    ) -> Result<(), Trouble> {
         let undone = Arc::new(Notify::new());
         let breaker = context.settings.breaker;
         let checkup = Checkup::new(context.settings.health_interval);
@@ -141,8 +144,9 @@ impl Actor {
             order: None,
             after_timer: false,
         };
-        actor.take_over(newborn).await;
+        actor.take_over(newborn).await?;
         tokio::spawn(actor.run());
+        Ok(())
     }
 
     async fn run(mut self) {

@@ -64,7 +64,7 @@ impl Actor {
                 self.came_back(job.target);
                 self.fail(job, failure, ran);
                 // Its worker believes that its writes happened.
-                self.revive();
+                self.revive_soon();
             }
             Err(Blame::Worker(reason)) => {
                 self.lost(job, &Death::Garbage(reason), ran).await;
@@ -122,7 +122,7 @@ impl Actor {
     /// A commit has failed: its worker, where it still is this one, believes what never happened.
     pub(super) fn start_over(&mut self) {
         if !self.is_down() && self.sequence().is_broken() {
-            self.revive();
+            self.revive_soon();
         }
     }
 }

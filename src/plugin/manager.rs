@@ -177,14 +177,14 @@ impl Manager {
     async fn load_known(&self, blueprint: Blueprint) -> Result<(), Failure> {
         let (file, hash) = (blueprint.manifest.file.clone(), blueprint.source.hash);
         let loaded = self.load(blueprint).await;
-        if matches!(&loaded, Err(failure) if failure.code == ErrorCode::Unavailable) {
+        if matches!(loaded, Err(Trouble::World(_))) {
             let mut known = self.0.known.lock().await;
             if let Some(known) = known.get_mut(&file).filter(|known| known.hash == Some(hash)) {
                 known.hash = None;
                 self.0.again.notify_one();
             }
         }
-        loaded
+        loaded.map_err(Failure::from)
     }
 
     /// Waits until a load was put off: a look after a while tries it again. Cancel-safe.
@@ -222,7 +222,7 @@ impl Manager {
     }
 
     /// Loads a plugin, or lets a new version of it take over.
-    async fn load(&self, blueprint: Blueprint) -> Result<(), Failure> {
+    async fn load(&self, blueprint: Blueprint) -> Result<(), Trouble> {
         let turn = self.turn(&blueprint.manifest.id);
         let _turn = turn.lock().await;
         let blueprint = Arc::new(blueprint);
@@ -241,7 +241,8 @@ impl Manager {
                 tracing::info!(plugin = %id, %version, "plugin loaded");
                 self.notice(Notice::loaded(&id, &version.to_string()));
             }
-            Err(failure) => {
+            Err(trouble) => {
+                let failure = trouble.failure();
                 let traceback = trace_line(failure);
                 tracing::error!(plugin = %id, traceback = traceback.as_deref(), "{}", failure.message);
                 self.notice(Notice::error(id.as_str(), &failure.message));
@@ -251,7 +252,7 @@ impl Manager {
         loaded
     }
 
-    async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
+    async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Trouble> {
         let (mailbox, mail) =
             mailbox::open(blueprint.limits.mailbox, blueprint.limits.backlog, self.registry().crowd());
         let (control, orders) = mpsc::channel(4);
@@ -263,24 +264,23 @@ impl Manager {
         );
         self.registry().add(shared.clone());
         let context = &self.0.context;
-        match Newborn::start(&blueprint, context).await {
+        let started = match Newborn::start(&blueprint, context).await {
             Ok(newborn) => {
-                Actor::start(context.clone(), shared, blueprint, mail, orders, newborn).await;
-                Ok(())
+                Actor::start(context.clone(), shared.clone(), blueprint, mail, orders, newborn).await
             }
-            Err(trouble) => {
-                if matches!(trouble, Trouble::Died(_)) {
-                    shared.stats().killed();
-                }
-                let failure = Failure::from(trouble);
-                shared.failed(&failure);
-                shared.facts().state = State::Error;
-                Err(failure)
+            Err(trouble) => Err(trouble),
+        };
+        if let Err(trouble) = &started {
+            if matches!(trouble, Trouble::Died(_)) {
+                shared.stats().killed();
             }
+            shared.failed(trouble.failure());
+            shared.facts().state = State::Error;
         }
+        started
     }
 
-    async fn replace(&self, shared: &Shared, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
+    async fn replace(&self, shared: &Shared, blueprint: Arc<Blueprint>) -> Result<(), Trouble> {
         if shared.mailbox().is_closed() {
             // It never got as far as taking mail: nothing is there to be replaced.
             self.registry().remove(shared.id());
@@ -289,7 +289,8 @@ impl Manager {
         let taken_over = async {
             let newborn = Box::new(Runner::bring_up(&blueprint, &self.0.context).await?);
             let (reply, done) = oneshot::channel();
-            let gone = |_| Failure::new(ErrorCode::Unavailable, "the plugin was being unloaded");
+            let text = "the plugin was being unloaded";
+            let gone = |()| Trouble::World(Failure::new(ErrorCode::Unavailable, text));
             shared
                 .control()
                 .send(Control::Replace { blueprint, newborn, reply })
@@ -298,8 +299,8 @@ impl Manager {
             done.await.map_err(|_| gone(()))?
         };
         let result = taken_over.await;
-        if let Err(failure) = &result {
-            shared.facts().last_error = Some(LastError::of(failure));
+        if let Err(trouble) = &result {
+            shared.facts().last_error = Some(LastError::of(trouble.failure()));
         }
         result
     }

@@ -50,6 +50,15 @@ pub(super) enum Trouble {
     Died(Failure),
 }
 
+impl Trouble {
+    /// What it came to.
+    pub(super) fn failure(&self) -> &Failure {
+        match self {
+            Self::World(failure) | Self::Plugin(failure) | Self::Died(failure) => failure,
+        }
+    }
+}
+
 impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         match trouble {
