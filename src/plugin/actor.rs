@@ -37,7 +37,7 @@ use crate::{
 /// Orders that go before any mail.
 pub(super) enum Control {
     /// Let this version take over, between two messages.
-    Replace { blueprint: Arc<Blueprint>, newborn: Box<Newborn>, reply: oneshot::Sender<Result<(), Failure>> },
+    Replace { blueprint: Arc<Blueprint>, newborn: Box<Newborn>, reply: oneshot::Sender<Result<(), Trouble>> },
     /// End what runs, call `on_shutdown`, end.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -68,6 +68,8 @@ pub(super) struct Actor {
     pub(super) free_since: Instant,
     /// Workers made since one lived well: each waits longer than the one before.
     pub(super) attempts: u32,
+    /// Whether a call was given another worker since one came back.
+    pub(super) has_spared: bool,
     pub(super) breaker: Breaker,
     pub(super) strikes: Strikes,
     pub(super) checkup: Checkup,
@@ -107,6 +109,9 @@ enum Turn {
 
 impl Actor {
     /// Takes over a worker that was brought up and started, commits what it holds and serves from now on.
+    ///
+    /// # Errors
+    /// When that could not be kept.
     pub(super) async fn start(
         context: Arc<Context>,
         shared: Shared,
@@ -114,7 +119,7 @@ impl Actor {
         mailbox: Inbox,
         control: mpsc::Receiver<Control>,
         newborn: Newborn,
-    ) {
+    ) -> Result<(), Trouble> {
         let undone = Arc::new(Notify::new());
         let breaker = context.settings.breaker;
         let checkup = Checkup::new(context.settings.health_interval);
@@ -131,6 +136,7 @@ impl Actor {
             born: Instant::now(),
             free_since: Instant::now(),
             attempts: 0,
+            has_spared: false,
             breaker: Breaker::new(breaker),
             strikes: Strikes::new(breaker),
             checkup,
@@ -144,8 +150,9 @@ impl Actor {
             is_quick: false,
             after_timer: false,
         };
-        actor.take_over(newborn).await;
+        actor.take_over(newborn).await?;
         tokio::spawn(actor.run());
+        Ok(())
     }
 
     async fn run(mut self) {

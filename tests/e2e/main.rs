@@ -30,6 +30,7 @@ mod lockdown;
 mod neighbours;
 mod parking;
 mod pipe;
+mod put_off;
 mod reload;
 mod replies;
 mod sandbox;
