@@ -12,7 +12,7 @@ use crate::{
         frame::Publish,
         message::{MqttMessage, Payload, Properties},
     },
-    mqtt::{Inbound, Outbox, Outgoing, RetainHandling, Session, Subscription},
+    mqtt::{Inbound, LARGEST_ID, Outbox, Outgoing, RetainHandling, Session, Subscription},
 };
 
 /// The subscription identifier of the bridge's own request filter.
@@ -43,10 +43,12 @@ pub struct Delivery {
 }
 
 impl Bus {
-    /// A bus over two connections.
+    /// A bus over two connections. What the session knows by now the broker has from an earlier run.
     #[must_use]
     pub fn over(outbox: Outbox, session: Session) -> Self {
-        let subscriptions = Arc::new(Mutex::new(Subscriptions::from(REQUESTS + 1)));
+        let earlier = session.filters().borrow().iter().cloned().collect();
+        let subscriptions = Subscriptions::new(REQUESTS + 1..=LARGEST_ID, earlier);
+        let subscriptions = Arc::new(Mutex::new(subscriptions));
         Self(Kind::Broker { outbox, session, subscriptions })
     }
 
@@ -123,7 +125,12 @@ impl Bus {
     pub fn deliveries(&self, inbound: &Inbound) -> Vec<Delivery> {
         let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };
         let mut subscriptions = lock(subscriptions);
-        let listeners = subscriptions.listeners(&inbound.topic, &inbound.properties.subscription_ids);
+        let identifiers = &inbound.properties.subscription_ids;
+        let listeners = subscriptions.listeners(&inbound.topic, identifiers);
+        // At QoS 0 a message may overtake what the broker has kept.
+        if inbound.qos > 0 {
+            subscriptions.caught_up(&inbound.topic, identifiers);
+        }
         if listeners.is_empty() {
             return Vec::new();
         }
@@ -149,7 +156,8 @@ impl Bus {
             .collect()
     }
 
-    /// The plugins' filters behind subscription identifiers, which mean something in this run only.
+    /// The plugins' filters behind subscription identifiers. To be kept instead of those, which another run may
+    /// have given to others.
     #[must_use]
     pub fn filters(&self, identifiers: &[usize]) -> Vec<Filter> {
         let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };

@@ -15,7 +15,7 @@ use crate::model::Filter;
 pub struct Subscription {
     /// To what.
     pub filter: Filter,
-    /// Comes back with each message; 1 to 268,435,455, else there is none.
+    /// Comes back with each message; 1 to [`LARGEST_ID`], else there is none.
     pub id: usize,
     /// 0 or 1.
     pub qos: u8,
@@ -37,8 +37,8 @@ pub enum RetainHandling {
     Never,
 }
 
-/// The largest number in a variable byte integer (MQTT 5 §1.5.5).
-const LARGEST_ID: usize = 268_435_455;
+/// The largest identifier of a subscription, as of any variable byte integer (MQTT 5 §1.5.5).
+pub const LARGEST_ID: usize = 268_435_455;
 
 /// A change that the broker has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]

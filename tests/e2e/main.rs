@@ -33,6 +33,7 @@ mod pipe;
 mod reload;
 mod replies;
 mod sandbox;
+mod subscriptions;
 mod topics;
 mod traffic;
 mod undone;

@@ -1,0 +1,122 @@
+//! What plugins subscribe to outlives the bridge: the broker keeps what comes while none runs, and whoever listened
+//! gets it, and nobody else.
+
+use std::sync::{Mutex, mpsc};
+
+use crate::harness::{Broker, Client, Mosquitto, Setup, on_each_broker, serve};
+
+on_each_broker!(overlapping_filters_hear_a_message_once_each);
+
+/// Says what it hears of a filter on `heard/<id>`.
+fn listener(id: &str, filter: &str) -> String {
+    format!(
+        r#"
+-- @permissions mqtt.subscribe:{filter}, mqtt.publish:heard/#
+function on_startup()
+  jarvis.mqtt.subscribe("{filter}", function(m) jarvis.mqtt.publish("heard/{id}", m.payload) end, {{ qos = 1 }})
+end
+"#
+    )
+}
+
+fn with(setup: Setup, id: &str, filter: &str) -> Setup {
+    setup.plugin(id, &listener(id, filter))
+}
+
+/// Lets plugins wait in `on_startup` until the test says that they may go on.
+struct Gate {
+    go_on: mpsc::Sender<()>,
+    port: u16,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let (go_on, wait) = mpsc::channel();
+        let wait = Mutex::new(wait);
+        let port = serve(move |_| {
+            wait.lock().unwrap().recv().unwrap();
+            ("200 OK", String::new(), String::new())
+        });
+        Self { go_on, port }
+    }
+
+    /// A listener that waits before it subscribes.
+    fn with(&self, setup: Setup, id: &str, filter: &str) -> Setup {
+        let address = format!("127.0.0.1:{}", self.port);
+        let wait = format!("on_startup() jarvis.http.get('http://{address}')\n");
+        let code = listener(id, filter).replace("on_startup()\n", &wait);
+        setup.plugin(id, &format!("-- @permissions http:{address}{code}"))
+    }
+
+    /// Lets one go on.
+    fn open(&self) {
+        self.go_on.send(()).unwrap();
+    }
+}
+
+/// Publishes these numbers to `house/<number>`, and waits until the broker has them.
+fn publish(client: &Client, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        client.publish(&format!("house/{number}"), number.to_string().as_str());
+    }
+    client.confirmed();
+}
+
+/// The plugin hears each number once, in whatever order.
+#[track_caller]
+fn expect_each(client: &Client, id: &str, numbers: std::ops::Range<usize>) {
+    let next = |_| client.next(&format!("heard/{id}")).text().parse().unwrap();
+    let mut heard: Vec<usize> = numbers.clone().map(next).collect();
+    heard.sort_unstable();
+    assert_eq!(heard, numbers.collect::<Vec<usize>>(), "{id}");
+}
+
+/// The plugin hears what comes now, and has heard nothing else before it.
+#[track_caller]
+fn expect_no_more(client: &Client, id: &str) {
+    client.publish("house/last", "last");
+    assert_eq!(client.next(&format!("heard/{id}")).text(), "last");
+}
+
+fn overlapping_filters_hear_a_message_once_each(broker: &Broker) {
+    let filters = [("all", "house/#"), ("level", "house/+"), ("lamp", "house/1"), ("other", "garden/#")];
+    let setup = filters.iter().fold(Setup::new(broker), |setup, (id, filter)| with(setup, id, filter));
+    let jarvis = setup.start();
+    publish(&jarvis, 1..4);
+    expect_each(&jarvis, "all", 1..4);
+    expect_each(&jarvis, "level", 1..4);
+    expect_each(&jarvis, "lamp", 1..2);
+    jarvis.publish("garden/1", "7");
+    expect_each(&jarvis, "other", 7..8);
+    for (id, _) in filters {
+        assert!(jarvis.waiting(&format!("heard/{id}")).is_empty(), "{id}");
+    }
+}
+
+#[test]
+fn what_came_for_one_plugin_is_never_given_to_another() {
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let (setup, client) = with(Setup::beside(&mosquitto), "mine", "house/#").start().kill();
+    publish(&client, 0..5);
+    // Now another plugin is the first to subscribe.
+    let gate = Gate::new();
+    let setup = gate.with(with(setup, "other", "garden/#"), "mine", "house/#");
+    let jarvis = setup.launch(&["run"]);
+    jarvis.log.expect("plugin loaded plugin=other");
+    gate.open();
+    expect_each(&client, "mine", 0..5);
+    expect_no_more(&client, "mine");
+    assert!(client.waiting("heard/other").is_empty());
+}
+
+#[test]
+fn what_came_for_a_plugin_is_heard_by_its_next_version_and_twice_by_nobody() {
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let setup = with(with(Setup::beside(&mosquitto), "changes", "house/#"), "stays", "house/+");
+    let (setup, client) = setup.start().kill();
+    publish(&client, 0..5);
+    let _again = with(setup, "changes", "house/+/#").start();
+    expect_each(&client, "changes", 0..5);
+    expect_each(&client, "stays", 0..5);
+    expect_no_more(&client, "stays");
+}
