@@ -106,7 +106,10 @@ impl App {
     pub async fn load(&self) -> anyhow::Result<()> {
         let directory = self.plugins.directory();
         let unreadable = || format!("the plugin directory `{}` cannot be read", directory.display());
-        self.plugins.scan().await.with_context(unreadable)
+        self.plugins.scan().await.with_context(unreadable)?;
+        // Now it is known what the plugins still listen to of all that they listened to in the last run.
+        self.session.forget_unwanted().await;
+        Ok(())
     }
 
     /// The plugins.

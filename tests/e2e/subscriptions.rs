@@ -3,7 +3,9 @@
 
 use std::sync::{Mutex, mpsc};
 
-use crate::harness::{Broker, Client, Mosquitto, Setup, on_each_broker, serve};
+use rustix::process::Signal;
+
+use crate::harness::{Bridge, Broker, Client, Mosquitto, PATIENCE, Setup, on_each_broker, serve};
 
 on_each_broker!(overlapping_filters_hear_a_message_once_each);
 
@@ -25,19 +27,22 @@ fn with(setup: Setup, id: &str, filter: &str) -> Setup {
 
 /// Lets plugins wait in `on_startup` until the test says that they may go on.
 struct Gate {
+    begins: mpsc::Receiver<()>,
     go_on: mpsc::Sender<()>,
     port: u16,
 }
 
 impl Gate {
     fn new() -> Self {
+        let (begins_tx, begins) = mpsc::channel();
         let (go_on, wait) = mpsc::channel();
         let wait = Mutex::new(wait);
         let port = serve(move |_| {
+            begins_tx.send(()).unwrap();
             wait.lock().unwrap().recv().unwrap();
             ("200 OK", String::new(), String::new())
         });
-        Self { go_on, port }
+        Self { begins, go_on, port }
     }
 
     /// A listener that waits before it subscribes.
@@ -46,6 +51,11 @@ impl Gate {
         let wait = format!("on_startup() jarvis.http.get('http://{address}')\n");
         let code = listener(id, filter).replace("on_startup()\n", &wait);
         setup.plugin(id, &format!("-- @permissions http:{address}{code}"))
+    }
+
+    /// Comes back when a plugin waits.
+    fn begun(&self) {
+        self.begins.recv_timeout(PATIENCE).unwrap();
     }
 
     /// Lets one go on.
@@ -119,4 +129,40 @@ fn what_came_for_a_plugin_is_heard_by_its_next_version_and_twice_by_nobody() {
     expect_each(&client, "changes", 0..5);
     expect_each(&client, "stays", 0..5);
     expect_no_more(&client, "stays");
+}
+
+#[test]
+fn what_comes_while_a_plugin_starts_up_is_heard_when_it_has() {
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let gate = Gate::new();
+    gate.open();
+    let (setup, client) = gate.with(Setup::beside(&mosquitto), "slow", "house/#").start().kill();
+    gate.begun();
+    publish(&client, 0..5);
+    let jarvis = setup.launch(&["run"]);
+    jarvis.log.expect("connection=\"session\"");
+    gate.begun();
+    // More than the bridge takes before it is ready.
+    publish(&client, 5..500);
+    assert!(client.waiting("heard/slow").is_empty(), "it has not started yet");
+    gate.open();
+    expect_each(&client, "slow", 0..500);
+    assert_eq!(jarvis.end(Signal::TERM).code(), Some(0));
+}
+
+#[test]
+fn what_no_plugin_wants_any_more_is_unsubscribed_once_all_have_started() {
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    let received = |jarvis: &Bridge| {
+        jarvis.settle();
+        jarvis.ask("bridge/request/health", "")["data"]["mqtt"]["received"].as_u64().unwrap()
+    };
+    let jarvis = with(with(Setup::beside(&mosquitto), "goes", "house/#"), "stays", "garden/#").start();
+    let (setup, _client) = jarvis.kill();
+    std::fs::remove_file(setup.plugins().join("goes.lua")).unwrap();
+    let jarvis = setup.start();
+    // Asking takes two messages.
+    let before = received(&jarvis);
+    publish(&jarvis, 0..5);
+    assert_eq!(received(&jarvis), before + 2);
 }
