@@ -41,6 +41,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub struct App {
     plugins: PluginManager,
     desk: Desk,
+    bus: Bus,
     outbox: Outbox,
     session: Session,
     inbox: Inbox,
@@ -79,7 +80,7 @@ impl App {
             plugins.clone(),
             outbox.clone(),
             session.clone(),
-            bus,
+            bus.clone(),
             store.clone(),
         );
         tokio::spawn(keep_filters(session.clone(), store));
@@ -87,6 +88,7 @@ impl App {
         let app = Self {
             plugins,
             desk,
+            bus,
             outbox,
             session,
             inbox,
@@ -152,6 +154,7 @@ impl App {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
         self.desk.close();
+        self.bus.close();
         if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Cause, Shared, lock, subscriptions::Subscriptions};
@@ -26,7 +29,13 @@ pub struct Bus(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Broker { outbox: Outbox, session: Session, subscriptions: Shared<Subscriptions> },
+    Broker {
+        outbox: Outbox,
+        session: Session,
+        subscriptions: Shared<Subscriptions>,
+        /// Whether the bridge is on its way out.
+        closed: Arc<AtomicBool>,
+    },
     Notebook(Shared<Vec<Publish>>),
     Nowhere,
 }
@@ -49,7 +58,7 @@ impl Bus {
         let earlier = session.filters().borrow().iter().cloned().collect();
         let subscriptions = Subscriptions::new(REQUESTS + 1..=LARGEST_ID, earlier);
         let subscriptions = Arc::new(Mutex::new(subscriptions));
-        Self(Kind::Broker { outbox, session, subscriptions })
+        Self(Kind::Broker { outbox, session, subscriptions, closed: Arc::default() })
     }
 
     /// A bus that only notes what would be published.
@@ -111,11 +120,19 @@ impl Bus {
         session.subscribe(subscription).await;
     }
 
+    /// Leaves the broker what it is subscribed to from now on: for a plugin that ends with the bridge it keeps what
+    /// comes, until the next run.
+    pub fn close(&self) {
+        if let Kind::Broker { closed, .. } = &self.0 {
+            closed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Takes a handler away.
     pub async fn unsubscribe(&self, plugin: &PluginId, filter: &Filter) {
-        let Kind::Broker { session, subscriptions, .. } = &self.0 else { return };
+        let Kind::Broker { session, subscriptions, closed, .. } = &self.0 else { return };
         let last = lock(subscriptions).remove(filter, plugin);
-        if last {
+        if last && !closed.load(Ordering::Relaxed) {
             session.unsubscribe(filter.clone()).await;
         }
     }
