@@ -17,13 +17,13 @@ use super::{
 use crate::{
     effects::{
         Hush, MAX_HOPS,
-        bus::{HOPS, REQUESTS},
+        bus::{HOPS, ORIGIN, REQUESTS},
     },
     model::{ErrorCode, Failure, PluginId, shown},
     mqtt::{Inbound, Inbox},
 };
 
-/// Requests that may run before those at QoS 0 are dropped. Those at QoS 1 are bounded by the receive maximum.
+/// Requests at QoS 0 that may run; more are dropped. Those at QoS 1 are bounded by what may be in flight and parked.
 const MAX_RUNNING: usize = 512;
 
 /// Characters of a topic that the log shows.
@@ -66,10 +66,14 @@ impl Router {
         }
     }
 
-    fn take(&mut self, inbound: Inbound) {
+    fn take(&mut self, mut inbound: Inbound) {
+        let is_request = address::is_request(&self.desk.config().base, &inbound.topic);
+        if is_request {
+            // Nobody reads a request's other properties, and there is no bound on them.
+            inbound.properties.user.retain(|(name, _)| name == HOPS || name == ORIGIN);
+        }
         self.desk.parking().watch(&inbound);
-        let base = &self.desk.config().base;
-        if address::is_request(base, &inbound.topic) {
+        if is_request {
             let ids = &inbound.properties.subscription_ids;
             // A plugin's wide filter may match a request too; requests go through the hooks only.
             if ids.is_empty() || ids.contains(&REQUESTS) {
@@ -112,9 +116,13 @@ impl Router {
     }
 
     fn take_request(&self, inbound: Inbound) {
-        if inbound.qos == 0 && self.desk.running() >= MAX_RUNNING {
-            return self.desk.drop_one();
-        }
+        let unkept = match inbound.qos {
+            0 => match self.desk.begin_unkept(MAX_RUNNING) {
+                Some(unkept) => Some(unkept),
+                None => return self.desk.drop_one(),
+            },
+            _ => None,
+        };
         if inbound.retain {
             if inbound.payload.is_empty() {
                 return;
@@ -124,7 +132,7 @@ impl Router {
         let (desk, running) = (self.desk.clone(), self.desk.begin());
         tokio::spawn(async move {
             answer(&desk, inbound).await;
-            drop(running);
+            drop((running, unkept));
         });
     }
 }
@@ -164,6 +172,7 @@ async fn answer(desk: &Desk, inbound: Inbound) {
     if let Some(fields) = fields {
         reply = reply.or_field(desk, fields);
     }
+    drop(properties);
     let whole = address.as_ref().is_ok_and(takes_whole);
     let (echo, bad_echo) = match fields {
         None => (request::nameless(), None),

@@ -55,6 +55,22 @@ impl Budget {
         Self(Arc::new(Inner { spent, name: OnceLock::new() }))
     }
 
+    /// How many outputs are left.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        match &self.0.spent {
+            Spent::Message(spent) => MAX_OUTPUTS.saturating_sub(spent.load(Ordering::Relaxed)),
+            Spent::Unasked(spent) => {
+                let spent = lock(spent);
+                if spent.0.elapsed() >= Duration::from_secs(1) {
+                    PER_SECOND
+                } else {
+                    PER_SECOND.saturating_sub(spent.1)
+                }
+            }
+        }
+    }
+
     /// Counts outputs.
     ///
     /// # Errors
@@ -67,9 +83,7 @@ impl Budget {
                 if before.saturating_add(outputs) <= MAX_OUTPUTS {
                     return Ok(());
                 }
-                Err(format!(
-                    "one message may cause {MAX_OUTPUTS} emits and publishes in all, this one caused more"
-                ))
+                Err("one message may cause 1,000 emits and publishes in all, this one caused more".to_owned())
             }
             Spent::Unasked(spent) => {
                 let mut spent = lock(spent);
@@ -135,7 +149,7 @@ mod tests {
         assert_eq!(budget.spend(MAX_OUTPUTS as usize - 1), Ok(()));
         let back = origins.find(&name).unwrap();
         assert_eq!(back.spend(1), Ok(()));
-        assert!(back.spend(1).unwrap_err().contains("one message may cause 1000"));
+        assert!(back.spend(1).unwrap_err().contains("one message may cause 1,000"));
         assert!(origins.find("another").is_none());
     }
 

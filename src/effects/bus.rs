@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Budget, Cause, Shared, budget::Origins, lock, subscriptions::Subscriptions};
@@ -12,7 +15,10 @@ use crate::{
         frame::Publish,
         message::{MqttMessage, Payload, Properties},
     },
-    mqtt::{Inbound, InboundProperties, Outbox, Outgoing, Receipt, RetainHandling, Session, Subscription},
+    mqtt::{
+        Inbound, InboundProperties, LARGEST_ID, Outbox, Outgoing, Receipt, RetainHandling, Session,
+        Subscription,
+    },
 };
 
 /// The subscription identifier of the bridge's own request filter.
@@ -21,7 +27,7 @@ pub const REQUESTS: usize = 1;
 pub const HOPS: &str = "jarvis-hops";
 
 /// The user property that names what a message goes back to.
-const ORIGIN: &str = "jarvis-origin";
+pub const ORIGIN: &str = "jarvis-origin";
 
 /// Where publishes go. Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +35,14 @@ pub struct Bus(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Broker { outbox: Outbox, session: Session, subscriptions: Shared<Subscriptions>, origins: Origins },
+    Broker {
+        outbox: Outbox,
+        session: Session,
+        subscriptions: Shared<Subscriptions>,
+        origins: Origins,
+        /// Whether the bridge is on its way out.
+        closed: Arc<AtomicBool>,
+    },
     Notebook(Shared<Vec<Publish>>),
     Nowhere,
 }
@@ -46,11 +59,14 @@ pub struct Delivery {
 }
 
 impl Bus {
-    /// A bus over two connections.
+    /// A bus over two connections. What the session knows by now the broker has from an earlier run.
     #[must_use]
     pub fn over(outbox: Outbox, session: Session) -> Self {
-        let subscriptions = Arc::new(Mutex::new(Subscriptions::from(REQUESTS + 1)));
-        Self(Kind::Broker { outbox, session, subscriptions, origins: Origins::default() })
+        let earlier = session.filters().borrow().iter().cloned().collect();
+        let subscriptions = Subscriptions::new(REQUESTS + 1..=LARGEST_ID, earlier);
+        let subscriptions = Arc::new(Mutex::new(subscriptions));
+        let (origins, closed) = (Origins::default(), Arc::default());
+        Self(Kind::Broker { outbox, session, subscriptions, origins, closed })
     }
 
     /// A bus that only notes what would be published.
@@ -129,11 +145,19 @@ impl Bus {
         session.subscribe(subscription).await;
     }
 
+    /// Leaves the broker what it is subscribed to from now on: for a plugin that ends with the bridge it keeps what
+    /// comes, until the next run.
+    pub fn close(&self) {
+        if let Kind::Broker { closed, .. } = &self.0 {
+            closed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Takes a handler away.
     pub async fn unsubscribe(&self, plugin: &PluginId, filter: &Filter) {
-        let Kind::Broker { session, subscriptions, .. } = &self.0 else { return };
+        let Kind::Broker { session, subscriptions, closed, .. } = &self.0 else { return };
         let last = lock(subscriptions).remove(filter, plugin);
-        if last {
+        if last && !closed.load(Ordering::Relaxed) {
             session.unsubscribe(filter.clone()).await;
         }
     }
@@ -169,7 +193,8 @@ impl Bus {
             .collect()
     }
 
-    /// The plugins' filters behind subscription identifiers, which mean something in this run only.
+    /// The plugins' filters behind subscription identifiers. To be kept instead of those, which another run may
+    /// have given to others.
     #[must_use]
     pub fn filters(&self, identifiers: &[usize]) -> Vec<Filter> {
         let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };

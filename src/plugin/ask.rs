@@ -40,14 +40,14 @@ pub fn response_of(result: &RawValue) -> Option<String> {
 }
 
 /// A call on its way: its answer comes, or there is none, or the plugin is so far behind that it was refused.
-pub(super) enum Posted {
+enum Posted {
     Sent(oneshot::Receiver<Step>),
     Gone,
     Behind(usize),
 }
 
 /// Puts a call into a plugin's mailbox; waits while that is full.
-pub(super) async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
+async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
     let (reply, answer) = oneshot::channel();
     let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
     match shared.mailbox().post(mail).await {
@@ -61,8 +61,8 @@ pub(super) async fn post(shared: &Shared, hook: &'static str, input: Input, caus
 }
 
 /// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
-pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = posts.into_iter().map(|post| Some(Box::pin(post))).collect();
+pub(super) async fn all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|post| Some(Box::pin(post))).collect();
     let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
     poll_fn(|context| {
         for (post, done) in waiting.iter_mut().zip(&mut done) {
@@ -77,7 +77,7 @@ pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output
 }
 
 /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
-pub(super) async fn answered(shared: &Shared, posted: Posted) -> Step {
+async fn answered(shared: &Shared, posted: Posted) -> Step {
     let text = match posted {
         Posted::Behind(mails) => {
             format!("plugin `{}` is too slow: {mails} messages wait for it already", shared.id())
@@ -97,6 +97,25 @@ fn gone(shared: &Shared) -> String {
     match &facts.last_error {
         Some(error) if facts.state == State::Error => error.message.clone(),
         _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
+    }
+}
+
+/// Asks one of several, and waits no longer than its longest call may take: the others shall not wait for all that may
+/// lie before it. A call that had not begun by then is not made.
+pub(super) async fn ask_among(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
+    let patience = shared.patience();
+    match tokio::time::timeout(patience, ask(shared, hook, input, cause)).await {
+        Ok(step) => step,
+        Err(_) => {
+            let text = format!(
+                "plugin `{}`: {hook} did not come to an end within {} s: {} messages wait for it",
+                shared.id(),
+                patience.as_secs(),
+                shared.mailbox().behind()
+            );
+            shared.stats().refused();
+            Step { outcome: Err(Failure::new(ErrorCode::Timeout, text)), ran: patience }
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use super::{
     breaker::is_breaking,
     job::{Aim, Flight, Job},
     perform::Performance,
-    runner::blame,
 };
 use crate::{
     effects::{Cause, effect_bytes, is_output},
@@ -27,6 +26,7 @@ impl Actor {
     pub(super) async fn finish(&mut self, done: Done) {
         let Some(flight) = self.flights.pop_front() else { return };
         let ran = self.time_of(&flight);
+        self.has_spared = false;
         let Flight { job, .. } = flight;
         if let Aim::Timer(timer) = job.target {
             self.ears.fired(timer);
@@ -64,11 +64,10 @@ impl Actor {
                 self.came_back(job.target);
                 self.fail(job, failure, ran);
                 // Its worker believes that its writes happened.
-                self.revive();
+                self.revive_soon();
             }
             Err(Blame::Worker(reason)) => {
-                let failure = blame(self.shared.id(), &self.name(job.target), &Death::Garbage(reason));
-                self.lost(job, failure, ran).await;
+                self.lost(job, &Death::Garbage(reason), ran).await;
             }
         }
     }
@@ -122,7 +121,7 @@ impl Actor {
     /// A commit has failed: its worker, where it still is this one, believes what never happened.
     pub(super) fn start_over(&mut self) {
         if !self.is_down() && self.sequence().is_broken() {
-            self.revive();
+            self.revive_soon();
         }
     }
 }

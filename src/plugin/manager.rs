@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, broadcast, mpsc, oneshot},
+    sync::{Mutex, Notify, broadcast, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -48,17 +48,23 @@ struct Inner {
     turns: std::sync::Mutex<BTreeMap<PluginId, Arc<Mutex<()>>>>,
     /// Held while the directory is read and compared.
     known: Mutex<BTreeMap<String, Known>>,
+    /// Told whenever a load was put off.
+    again: Notify,
     looks: Looks,
 }
 
 /// How long a plugin is waited for in unloading: its longest call and a little more.
 const ENDS: Duration = Duration::from_secs(65);
 
+/// What a plugin gets beyond the longest that one call may take before the others no longer wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the manager remembers of a file.
 #[derive(Debug)]
 struct Known {
     id: PluginId,
-    hash: u64,
+    /// Of what was loaded, or refused by the plugin itself; nothing where that is still to be tried.
+    hash: Option<u64>,
     vanished: Option<Instant>,
 }
 
@@ -89,6 +95,7 @@ impl Manager {
             warned: std::sync::Mutex::default(),
             turns: std::sync::Mutex::default(),
             known: Mutex::default(),
+            again: Notify::new(),
             looks: Looks::default(),
         }))
     }
@@ -133,7 +140,7 @@ impl Manager {
             match known.get_mut(&file) {
                 Some(old) if old.id == blueprint.manifest.id => {
                     old.vanished = None;
-                    if old.hash != blueprint.source.hash {
+                    if old.hash != Some(blueprint.source.hash) {
                         changed.push((file, blueprint));
                     }
                 }
@@ -143,8 +150,7 @@ impl Manager {
         let gone = gone(&mut known, &present, &changed);
         let unload = gone.now.iter().filter_map(|file| known.remove(file)).map(|old| old.id).collect();
         for (file, blueprint) in &changed {
-            let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-            known.insert(file.clone(), Known { id, hash, vanished: None });
+            known.insert(file.clone(), Known::of(blueprint));
         }
         drop(known);
         let changes = self.carry_out(unload, changed.into_iter().map(|(_, blueprint)| blueprint).collect());
@@ -162,17 +168,31 @@ impl Manager {
         for blueprint in load {
             let manager = self.clone();
             changes.push(tokio::spawn(async move {
-                let file = blueprint.manifest.file.clone();
-                // The failure itself is logged and noticed where it happens.
-                if let Err(failure) = manager.load(blueprint).await
-                    && failure.code == ErrorCode::Unavailable
-                {
-                    // It was not the file's fault: the next look tries again.
-                    manager.0.known.lock().await.remove(&file);
-                }
+                // The failure is logged and noticed where it happens.
+                let _ = manager.load_known(blueprint).await;
             }));
         }
         changes
+    }
+
+    /// Loads what stands among the known. Where the world and not the file is in the way, a later look tries again;
+    /// what ran from that file still does, so the file stays known.
+    async fn load_known(&self, blueprint: Blueprint) -> Result<(), Failure> {
+        let (file, hash) = (blueprint.manifest.file.clone(), blueprint.source.hash);
+        let loaded = self.load(blueprint).await;
+        if matches!(loaded, Err(Trouble::World(_))) {
+            let mut known = self.0.known.lock().await;
+            if let Some(known) = known.get_mut(&file).filter(|known| known.hash == Some(hash)) {
+                known.hash = None;
+                self.0.again.notify_one();
+            }
+        }
+        loaded.map_err(Failure::from)
+    }
+
+    /// Waits until a load was put off: a look after a while tries it again. Cancel-safe.
+    pub(super) async fn puts_off(&self) {
+        self.0.again.notified().await;
     }
 
     /// Says once what is odd in a header.
@@ -205,7 +225,7 @@ impl Manager {
     }
 
     /// Loads a plugin, or lets a new version of it take over.
-    pub(super) async fn load(&self, blueprint: Blueprint) -> Result<(), Failure> {
+    async fn load(&self, blueprint: Blueprint) -> Result<(), Trouble> {
         let turn = self.turn(&blueprint.manifest.id);
         let _turn = turn.lock().await;
         let blueprint = Arc::new(blueprint);
@@ -224,7 +244,8 @@ impl Manager {
                 tracing::info!(plugin = %id, %version, "plugin loaded");
                 self.notice(Notice::loaded(&id, &version.to_string()));
             }
-            Err(failure) => {
+            Err(trouble) => {
+                let failure = trouble.failure();
                 let traceback = trace_line(failure);
                 tracing::error!(plugin = %id, traceback = traceback.as_deref(), "{}", failure.message);
                 self.notice(Notice::error(id.as_str(), &failure.message));
@@ -234,7 +255,7 @@ impl Manager {
         loaded
     }
 
-    async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
+    async fn load_first(&self, blueprint: Arc<Blueprint>) -> Result<(), Trouble> {
         let (mailbox, mail) =
             mailbox::open(blueprint.limits.mailbox, blueprint.limits.backlog, self.registry().crowd());
         let (control, orders) = mpsc::channel(4);
@@ -243,27 +264,27 @@ impl Manager {
             blueprint.rights.permissions().to_vec(),
             mailbox,
             control,
+            Duration::from_millis(blueprint.limits.total_ms) + PATIENCE,
         );
         self.registry().add(shared.clone());
         let context = &self.0.context;
-        match Newborn::start(&blueprint, context).await {
+        let started = match Newborn::start(&blueprint, context).await {
             Ok(newborn) => {
-                Actor::start(context.clone(), shared, blueprint, mail, orders, newborn).await;
-                Ok(())
+                Actor::start(context.clone(), shared.clone(), blueprint, mail, orders, newborn).await
             }
-            Err(trouble) => {
-                if matches!(trouble, Trouble::Died(_)) {
-                    shared.stats().killed();
-                }
-                let failure = Failure::from(trouble);
-                shared.failed(&failure);
-                shared.facts().state = State::Error;
-                Err(failure)
+            Err(trouble) => Err(trouble),
+        };
+        if let Err(trouble) = &started {
+            if matches!(trouble, Trouble::Died(_)) {
+                shared.stats().killed();
             }
+            shared.failed(trouble.failure());
+            shared.facts().state = State::Error;
         }
+        started
     }
 
-    async fn replace(&self, shared: &Shared, blueprint: Arc<Blueprint>) -> Result<(), Failure> {
+    async fn replace(&self, shared: &Shared, blueprint: Arc<Blueprint>) -> Result<(), Trouble> {
         if shared.mailbox().is_closed() {
             // It never got as far as taking mail: nothing is there to be replaced.
             self.registry().remove(shared.id());
@@ -272,7 +293,8 @@ impl Manager {
         let taken_over = async {
             let newborn = Box::new(Runner::bring_up(&blueprint, &self.0.context).await?);
             let (reply, done) = oneshot::channel();
-            let gone = |_| Failure::new(ErrorCode::Unavailable, "the plugin was being unloaded");
+            let text = "the plugin was being unloaded";
+            let gone = |()| Trouble::World(Failure::new(ErrorCode::Unavailable, text));
             shared
                 .control()
                 .send(Control::Replace { blueprint, newborn, reply })
@@ -281,8 +303,8 @@ impl Manager {
             done.await.map_err(|_| gone(()))?
         };
         let result = taken_over.await;
-        if let Err(failure) = &result {
-            shared.facts().last_error = Some(LastError::of(failure));
+        if let Err(trouble) = &result {
+            shared.facts().last_error = Some(LastError::of(trouble.failure()));
         }
         result
     }
@@ -352,13 +374,13 @@ impl Manager {
         }
         let gone = || Failure::new(ErrorCode::UnknownPlugin, format!("there is no plugin file `{file}`"));
         let blueprint = found.plugins.remove(file).ok_or_else(gone)?;
-        let (id, hash) = (blueprint.manifest.id.clone(), blueprint.source.hash);
-        let before = known.insert(file.to_owned(), Known { id: id.clone(), hash, vanished: None });
+        let id = blueprint.manifest.id.clone();
+        let before = known.insert(file.to_owned(), Known::of(&blueprint));
         drop(known);
         if let Some(before) = before.filter(|before| before.id != id) {
             self.unload_id(&before.id).await;
         }
-        self.load(blueprint).await.map(|()| id)
+        self.load_known(blueprint).await.map(|()| id)
     }
 
     /// Held while one plugin is loaded or unloaded.
@@ -369,6 +391,12 @@ impl Manager {
 
     fn notice(&self, notice: Notice) {
         self.0.context.notice(notice);
+    }
+}
+
+impl Known {
+    fn of(blueprint: &Blueprint) -> Self {
+        Self { id: blueprint.manifest.id.clone(), hash: Some(blueprint.source.hash), vanished: None }
     }
 }
 

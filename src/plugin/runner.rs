@@ -50,6 +50,15 @@ pub(super) enum Trouble {
     Died(Failure),
 }
 
+impl Trouble {
+    /// What it came to.
+    pub(super) fn failure(&self) -> &Failure {
+        match self {
+            Self::World(failure) | Self::Plugin(failure) | Self::Died(failure) => failure,
+        }
+    }
+}
+
 impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         match trouble {
@@ -183,7 +192,7 @@ impl Runner {
         input: Input,
     ) -> Result<(Outcome, Vec<Effect>), Trouble> {
         let what = describe(&target);
-        let call = Call { number: self.link.next_call(), target, input, cut: None };
+        let call = Call { number: self.link.next_call(), target, input, cut: None, left: None };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
         let done = self.done(&Cause::none()).await;
         let done = done.map_err(|death| Trouble::Died(blame(self.id(), &what, &death)))?;
@@ -292,7 +301,7 @@ pub(super) fn describe(target: &Target) -> String {
 pub(super) fn blame(id: &PluginId, what: &str, death: &Death) -> Failure {
     let code = match death {
         Death::Overran(_) => ErrorCode::Timeout,
-        Death::Exhausted(_) => ErrorCode::MemoryLimit,
+        Death::Exhausted(_) | Death::Taken(_) => ErrorCode::MemoryLimit,
         Death::Ended(_) | Death::Garbage(_) => ErrorCode::HookError,
     };
     Failure::new(code, format!("plugin `{id}`: {what} {death}"))

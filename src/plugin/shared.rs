@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -53,6 +53,7 @@ struct Inner {
     stats: Mutex<Stats>,
     mailbox: Mailbox,
     control: mpsc::Sender<Control>,
+    patience: Duration,
     unasked: Budget,
     backlog: Backlog,
     drops: Mutex<Hush>,
@@ -129,6 +130,7 @@ impl Shared {
         permissions: Vec<Permission>,
         mailbox: Mailbox,
         control: mpsc::Sender<Control>,
+        patience: Duration,
     ) -> Self {
         let id = manifest.id.clone();
         let facts = Facts {
@@ -146,6 +148,7 @@ impl Shared {
             stats: Mutex::new(Stats::default()),
             mailbox,
             control,
+            patience,
             unasked: Budget::of_plugin(),
             backlog: Backlog::default(),
             drops: Mutex::default(),
@@ -164,6 +167,11 @@ impl Shared {
     /// Counts something.
     pub(super) fn stats(&self) -> MutexGuard<'_, Stats> {
         self.0.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long others wait for it.
+    pub(super) fn patience(&self) -> Duration {
+        self.0.patience
     }
 
     pub(super) fn mailbox(&self) -> &Mailbox {

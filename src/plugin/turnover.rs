@@ -22,7 +22,7 @@ use super::{
 use crate::{
     effects::{Cause, is_output},
     model::{
-        Failure,
+        ErrorCode, Failure, PluginId,
         frame::{Effect, Input, Target},
     },
     store::{Commit, Sequence, StoreError},
@@ -35,37 +35,59 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// A worker that lived this long starts the pauses afresh.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
+/// The pause before a worker that the world has put in the wrong is made anew, where the last one is as young as that:
+/// short enough that whoever asks meanwhile only waits.
+const SHORT_PAUSE: Duration = Duration::from_millis(200);
 
 impl Actor {
     /// The worker has died: the call it was running is to blame, the ones behind it are asked again.
     pub(super) async fn bury(&mut self, death: &Death) {
-        let Some(Flight { job, began, .. }) = self.flights.pop_front() else {
+        if self.flights.is_empty() || self.spares(death) {
             return self.bury_idle(death).await;
-        };
-        let failure = blame(self.shared.id(), &self.name(job.target), death);
+        }
+        let Some(Flight { job, began, .. }) = self.flights.pop_front() else { return };
         let ran = began.elapsed();
         self.shared.stats().ran(ran, 0);
-        self.lost(job, failure, ran).await;
+        self.lost(job, death, ran).await;
     }
 
-    /// Nothing of the plugin ran when its worker ended. Where something from outside ended it, it is not to
-    /// blame: one that eats the machine's memory must not have others switched off.
+    /// Whether the oldest call gets another worker instead of the blame. Who is ended from outside may not even have
+    /// begun with it, and where nothing was heard of it, it has done nothing yet. Once: it may be to blame after all.
+    fn spares(&mut self, death: &Death) -> bool {
+        let heard = self.runner.as_ref().is_none_or(|runner| runner.link.has_been_heard());
+        let spares = matches!(death, Death::Taken(_)) && !heard && !self.has_spared;
+        self.has_spared |= spares;
+        spares
+    }
+
+    /// Nothing of the plugin is known to have run when its worker ended.
     async fn bury_idle(&mut self, death: &Death) {
         let failure = blame(self.shared.id(), "while no call ran, it", death);
         tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
         self.shared.facts().last_error = Some(LastError::of(&failure));
-        if matches!(death, Death::Exhausted(_)) {
-            self.shared.stats().killed();
-            return self.revive();
+        self.count(death, &failure).await;
+    }
+
+    /// Counts an ended worker against its plugin. One that was ended from outside is not to blame: a plugin that eats
+    /// the machine's memory must not have others switched off.
+    async fn count(&mut self, death: &Death, failure: &Failure) {
+        match death {
+            Death::Taken(_) => {
+                self.shared.stats().killed();
+                self.revive();
+            }
+            Death::Overran(_) | Death::Ended(_) | Death::Exhausted(_) | Death::Garbage(_) => {
+                self.strike(failure).await;
+            }
         }
-        self.strike(&failure).await;
     }
 
     /// Tells the breaker of a call that came back in time.
     pub(super) fn came_back(&mut self, aim: Aim) {
         // A plugin that says that it is well need not be: what it is asked for decides.
-        if !is_checkup(aim) {
-            self.breaker.went_well();
+        match is_checkup(aim) {
+            true => self.breaker.untried(Instant::now()),
+            false => self.breaker.went_well(),
         }
     }
 
@@ -78,10 +100,11 @@ impl Actor {
     }
 
     /// A call has cost the plugin its worker.
-    pub(super) async fn lost(&mut self, job: Job, failure: Failure, ran: Duration) {
+    pub(super) async fn lost(&mut self, job: Job, death: &Death, ran: Duration) {
+        let failure = blame(self.shared.id(), &self.name(job.target), death);
         self.broke();
         self.fail(job, failure.clone(), ran);
-        self.strike(&failure).await;
+        self.count(death, &failure).await;
     }
 
     /// Counts an ended worker; after too many the plugin is switched off, else a fresh one is made.
@@ -103,10 +126,8 @@ impl Actor {
         self.context.notice(Notice::disabled(&id, &why.message));
     }
 
-    /// Ends the worker and makes a fresh one from the source in memory. What waits meanwhile is for that one.
+    /// Ends the worker and makes a fresh one from the source in memory, each after a longer pause.
     pub(super) fn revive(&mut self) {
-        self.runner = None;
-        self.put_back();
         if self.born.elapsed() > GOOD_LIFE {
             self.attempts = 0;
         }
@@ -116,6 +137,19 @@ impl Actor {
             1 => Duration::ZERO,
             more => Duration::from_millis(25 << more.min(12)).min(MAX_PAUSE),
         };
+        self.make_anew(pause);
+    }
+
+    /// The same for a worker that has done nothing wrong and believes what never happened: a pause would help nobody.
+    pub(super) fn revive_soon(&mut self) {
+        let lived = self.born.elapsed();
+        self.make_anew(if lived > SHORT_PAUSE { Duration::ZERO } else { SHORT_PAUSE });
+    }
+
+    /// What waits meanwhile is for the fresh worker.
+    fn make_anew(&mut self, pause: Duration) {
+        self.runner = None;
+        self.put_back();
         self.resting = pause >= LONG_PAUSE;
         if self.resting {
             self.shared.facts().state = State::Loading;
@@ -131,14 +165,18 @@ impl Actor {
     /// Takes what came of making a fresh worker; again and again where the world and not the plugin is in the
     /// way.
     pub(super) async fn settle(&mut self, born: Result<Box<Newborn>, Trouble>) {
-        match born {
-            Ok(newborn) => {
-                self.take_over(*newborn).await;
+        let served = match born {
+            Ok(newborn) => self.take_over(*newborn).await,
+            Err(trouble) => Err(trouble),
+        };
+        match served {
+            Ok(()) => {
                 self.shared.stats().restarted();
                 tracing::info!(plugin = %self.shared.id(), "a plugin has a fresh worker");
             }
             Err(Trouble::World(failure)) => {
                 tracing::warn!(plugin = %self.shared.id(), "{}", failure.message);
+                self.shared.facts().last_error = Some(LastError::of(&failure));
                 self.revive();
             }
             Err(Trouble::Plugin(failure)) => {
@@ -199,13 +237,18 @@ impl Actor {
     }
 
     /// Makes a started worker the plugin's own: the old one's ears are dropped only after the new one has its
-    /// own, so that no subscription lapses in between.
-    pub(super) async fn take_over(&mut self, newborn: Newborn) {
+    /// own, so that no subscription lapses in between. One whose start could not be kept has not started.
+    pub(super) async fn take_over(&mut self, newborn: Newborn) -> Result<(), Trouble> {
         let Newborn { runner, hooks, held } = newborn;
         let id = self.shared.id().clone();
-        let old = std::mem::take(&mut self.ears);
         let sequence = runner.sequence.clone();
-        let commit = self.context.effects.commit(&id, &held, &sequence).await;
+        let kept = match self.context.effects.commit(&id, &held, &sequence).await {
+            Ok(Some(commit)) => commit.durable().await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        kept.map_err(|error| unkept(&id, &error))?;
+        let old = std::mem::take(&mut self.ears);
         let bus = self.context.effects.bus();
         if hooks.iter().any(|hook| hook == "on_mqtt") {
             for filter in &self.blueprint.manifest.subscribe {
@@ -223,9 +266,10 @@ impl Actor {
             self.shared.stats().set_condition(None);
         }
         self.announce(hooks);
-        if !(outputs.is_empty() && matches!(commit, Ok(None))) {
-            self.perform_alone(commit, sequence, outputs).await;
+        if !outputs.is_empty() {
+            self.perform_alone(Ok(None), sequence, outputs).await;
         }
+        Ok(())
     }
 
     /// Tells the registry that this version serves now.
@@ -245,7 +289,7 @@ impl Actor {
         &mut self,
         blueprint: Arc<Blueprint>,
         mut newborn: Newborn,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Trouble> {
         let started = match newborn.runner.refresh(&newborn.held).await {
             Ok(()) => newborn.start_up().await,
             failed => failed,
@@ -257,7 +301,11 @@ impl Actor {
         self.strikes.clear();
         self.breaker.reset();
         self.shared.facts().last_error = None;
-        self.take_over(newborn).await;
+        if let Err(trouble) = self.take_over(newborn).await {
+            // The old one has left: the new one is tried until it can stay.
+            self.settle(Err(trouble)).await;
+            return Ok(());
+        }
         if wrote && let Some(runner) = &mut self.runner {
             // The new worker has not seen what the old one wrote in leaving; by now all of it is handed to
             // the store, so what is read is what both have left.
@@ -325,4 +373,10 @@ impl Actor {
         self.performer.send(performance).await;
         done
     }
+}
+
+/// What a worker's start wanted could not be kept.
+fn unkept(id: &PluginId, error: &StoreError) -> Trouble {
+    let text = format!("plugin `{id}`: what its start changes cannot be kept: {error}");
+    Trouble::World(Failure::new(ErrorCode::Unavailable, text))
 }

@@ -18,7 +18,8 @@ use super::manager::Manager;
 const QUIET: Duration = Duration::from_millis(30);
 /// How long to wait for that where somebody writes without a pause.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// When to look again where a file has vanished.
+/// When to look again where a file has vanished; also after what could not be loaded for a reason that is not its own,
+/// and then ever less often while nothing moves.
 const AGAIN: Duration = Duration::from_millis(1_050);
 /// How often to look without any hint: some file systems give none.
 const ANYWAY: Duration = Duration::from_secs(60);
@@ -71,16 +72,21 @@ async fn run(
     mut hints: mpsc::Receiver<()>,
     mut stop: oneshot::Receiver<()>,
 ) {
-    let mut pause = Duration::ZERO;
+    let (mut pause, mut again, mut put_off) = (Duration::ZERO, AGAIN, false);
     loop {
         if let Some(watcher) = &mut watcher {
             look_at(watcher, manager.directory());
         }
         tokio::select! {
             _ = &mut stop => return,
-            () = settled(&mut hints) => {}
-            () = tokio::time::sleep(pause) => {}
+            () = manager.puts_off() => {
+                (pause, put_off) = (pause.min(again), true);
+                continue;
+            }
+            () = settled(&mut hints) => again = AGAIN,
+            () = tokio::time::sleep(pause) => again = if put_off { ANYWAY.min(again * 2) } else { AGAIN },
         }
+        put_off = false;
         pause = match manager.scan().await {
             Ok(scan) if scan.waiting => AGAIN,
             Ok(_) => ANYWAY,

@@ -31,6 +31,8 @@ use crate::{
 pub(super) const STACK: usize = 8 * 1024 * 1024;
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
+/// A buffer that grew beyond this for one large frame gives the rest back: it counts among the worker's memory.
+const KEPT_BUFFER: usize = 256 * 1024;
 
 /// Why a worker ended before its pipe did.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +76,8 @@ pub(super) fn settle() -> Result<(), ChildError> {
 /// Runs in this thread where its stack is large enough, so that the process has one thread and its CPU time is
 /// the VM's; else in a thread with such a stack.
 fn with_stack(work: impl FnOnce() -> Result<(), ChildError> + Send + 'static) -> Result<(), ChildError> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
-    if limit.is_none_or(|bytes| bytes >= STACK as u64) {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_STACK);
+    if limit.is_ok_and(|(current, _)| current >= STACK as u64) {
         return work();
     }
     let thread = thread::Builder::new().name("plugin".into()).stack_size(STACK).spawn(work)?;
@@ -240,10 +242,13 @@ impl Ends {
         loop {
             if let Some((frame, bytes)) = decode(self.read.get(self.taken..).unwrap_or_default())? {
                 self.taken += bytes;
+                if self.taken > KEPT_BUFFER {
+                    self.drop_taken();
+                    self.read.shrink_to(KEPT_BUFFER);
+                }
                 return Ok(Some(frame));
             }
-            self.read.drain(..self.taken);
-            self.taken = 0;
+            self.drop_taken();
             match self.input.read(&mut self.chunk) {
                 Ok(0) if self.read.is_empty() => return Ok(None),
                 Ok(0) => return Err(ChildError::Truncated),
@@ -254,12 +259,17 @@ impl Ends {
         }
     }
 
+    fn drop_taken(&mut self) {
+        self.read.drain(..self.taken);
+        self.taken = 0;
+    }
+
     fn write_frame(&mut self, frame: &FromWorker) -> Result<(), ChildError> {
-        self.written.clear();
         encode(frame, &mut self.written)?;
-        self.output.write_all(&self.written)?;
-        self.output.flush()?;
-        Ok(())
+        let sent = self.output.write_all(&self.written).and_then(|()| self.output.flush());
+        self.written.clear();
+        self.written.shrink_to(KEPT_BUFFER);
+        Ok(sent?)
     }
 }
 
@@ -272,8 +282,11 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{ChildError, serve};
-    use crate::worker::frames::{decode, encode};
+    use super::{ChildError, Ends, KEPT_BUFFER, serve};
+    use crate::{
+        model::frame::{FromWorker, LogLine, ToWorker},
+        worker::frames::{decode, encode},
+    };
 
     /// The bridge's ends of a worker that runs in a thread.
     struct Bridge {
@@ -408,5 +421,24 @@ mod tests {
         bridge.send(&json!({"answer": {"number": 9, "result": {"Ok": null}}}));
         let error = bridge.end().unwrap_err().to_string();
         assert!(error.contains("an answer that nobody waits for"), "{error}");
+    }
+
+    #[test]
+    fn a_large_frame_leaves_no_large_buffer() {
+        let mut bytes = Vec::new();
+        let answer = |text: String| json!({"answer": {"number": 1, "result": {"Ok": text}}});
+        encode(&answer("x".repeat(4 << 20)), &mut bytes).unwrap();
+        encode(&answer("small".into()), &mut bytes).unwrap();
+        let mut ends = Ends::new(Box::new(std::io::Cursor::new(bytes)), Box::new(std::io::sink()));
+        for length in [4 << 20, 5] {
+            let Ok(Some(ToWorker::Answer(answer))) = ends.read_frame() else { unreachable!() };
+            assert_eq!(answer.result.unwrap().get().len(), length + 2);
+            assert!(ends.read.capacity() <= KEPT_BUFFER, "{}", ends.read.capacity());
+        }
+        assert!(ends.read_frame().unwrap().is_none());
+        let line = json!({"level": "info", "message": "x".repeat(4 << 20)});
+        let line: LogLine = serde_json::from_value(line).unwrap();
+        ends.write_frame(&FromWorker::Log(line)).unwrap();
+        assert!(ends.written.capacity() <= KEPT_BUFFER, "{}", ends.written.capacity());
     }
 }

@@ -10,6 +10,9 @@ use crate::model::shown;
 const MAX_WORDS: usize = 300;
 /// What Rust's and mlua's allocators say before they give up.
 const NO_MEMORY: &str = "memory allocation of ";
+/// Stands in the line before a panic's own words. Behind them comes a note on how to learn more, which nobody can act
+/// on here.
+const PANICKED: &str = " panicked at ";
 
 /// The signals that end a worker, each with its name and what it stands for.
 const SIGNALS: [(Signal, &str); 12] = [
@@ -32,8 +35,18 @@ const SIGNALS: [(Signal, &str); 12] = [
 pub(super) struct Ending {
     /// What a person reads of it, as in `SIGSEGV: it touched memory that is not its own`.
     pub(super) how: String,
-    /// Whether it was for want of memory: its own, or the machine's.
-    pub(super) exhausted: bool,
+    pub(super) why: Why,
+}
+
+/// What ended a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It itself.
+    Itself,
+    /// It itself, for want of memory.
+    Memory,
+    /// Somebody outside: the system, where the machine's memory runs short.
+    Outside,
 }
 
 impl Ending {
@@ -44,16 +57,19 @@ impl Ending {
             (None, Some(code)) => format!("exit code {code}"),
             (None, None) => "no exit code".into(),
         };
-        let killed = status.signal() == Some(Signal::KILL.as_raw());
         let words = pick(last_words);
-        let exhausted = killed || words.contains(NO_MEMORY);
+        let why = match status.signal() {
+            Some(signal) if signal == Signal::KILL.as_raw() => Why::Outside,
+            _ if words.contains(NO_MEMORY) => Why::Memory,
+            _ => Why::Itself,
+        };
         let how = if words.is_empty() { how } else { format!("{how}: {}", shown(words, MAX_WORDS)) };
-        Self { how, exhausted }
+        Self { how, why }
     }
 
     /// Of a process that nobody could wait for.
     pub(super) fn unknown() -> Self {
-        Self { how: "nobody knows how it ended".into(), exhausted: false }
+        Self { how: "nobody knows how it ended".into(), why: Why::Itself }
     }
 }
 
@@ -62,35 +78,45 @@ fn name(signal: i32) -> String {
     known.map_or_else(|| format!("signal {signal}"), |(_, words)| (*words).to_owned())
 }
 
-/// The line that says most: that memory ran out, else the last one.
+/// The line that says most: that memory ran out, else what a panic was about, else the last one.
 fn pick(text: &str) -> &str {
     let exhausted = text.lines().find(|line| line.contains(NO_MEMORY));
+    let panic = || text.lines().skip_while(|line| !line.contains(PANICKED)).nth(1);
     let last = || text.lines().rev().find(|line| !line.trim().is_empty());
-    exhausted.or_else(last).unwrap_or("").trim()
+    exhausted.or_else(panic).or_else(last).unwrap_or("").trim()
 }
 
 #[cfg(test)]
 mod tests {
     use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
-    use super::Ending;
+    use super::{
+        Ending,
+        Why::{self, Itself, Memory, Outside},
+    };
 
     #[test]
     fn an_end_is_told_in_words_and_want_of_memory_is_told_apart() {
-        let check = |status: i32, words: &str, how: &str, exhausted: bool| {
+        let check = |status: i32, words: &str, how: &str, why: Why| {
             let ending = Ending::of(ExitStatus::from_raw(status), words);
-            assert_eq!((ending.how.as_str(), ending.exhausted), (how, exhausted));
+            assert_eq!((ending.how.as_str(), ending.why), (how, why));
         };
-        check(11, "", "SIGSEGV: it touched memory that is not its own", false);
-        check(0x80 | 6, "one\ntwo\n\n", "SIGABRT: it gave itself up: two", false);
+        check(11, "", "SIGSEGV: it touched memory that is not its own", Itself);
+        check(0x80 | 6, "one\ntwo\n\n", "SIGABRT: it gave itself up: two", Itself);
         check(
             6,
             "memory allocation of 64 bytes failed\nnote: more\n",
             "SIGABRT: it gave itself up: memory allocation of 64 bytes failed",
-            true,
+            Memory,
         );
-        check(9, "", "SIGKILL from outside: so ends whom the system takes when memory runs short", true);
-        check(1 << 8, "worker: \x1b[31mno", "exit code 1: worker: \u{fffd}[31mno", false);
-        check(27, "", "signal 27", false);
+        check(
+            101 << 8,
+            "\nthread 'main' (7) panicked at src/a.rs:7:5:\nthere is no such limit\nnote: run with `RUST_BACKTRACE=1`\n",
+            "exit code 101: there is no such limit",
+            Itself,
+        );
+        check(9, "", "SIGKILL from outside: so ends whom the system takes when memory runs short", Outside);
+        check(1 << 8, "worker: \x1b[31mno", "exit code 1: worker: \u{fffd}[31mno", Itself);
+        check(27, "", "signal 27", Itself);
     }
 }

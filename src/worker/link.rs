@@ -8,7 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     clock::{Clock, Overrun, TICK},
-    ending::Ending,
+    ending::{Ending, Why},
     frames::FrameError,
     process::{Process, ReadError, Spawner},
 };
@@ -53,17 +53,24 @@ pub enum Death {
     /// It ended by itself.
     #[error("failed: its worker ended by itself ({0})")]
     Ended(String),
-    /// It ended for want of memory: its own, or the machine's.
+    /// It ended for want of memory.
     #[error("failed: its worker ran out of memory ({0})")]
     Exhausted(String),
+    /// It was ended from outside, as the system does where the machine's memory runs short.
+    #[error("failed: its worker ran out of memory ({0})")]
+    Taken(String),
     /// It was killed for what it sent.
     #[error("failed: its worker was ended: {0}")]
     Garbage(String),
 }
 
 impl From<Ending> for Death {
-    fn from(Ending { how, exhausted }: Ending) -> Self {
-        if exhausted { Self::Exhausted(how) } else { Self::Ended(how) }
+    fn from(Ending { how, why }: Ending) -> Self {
+        match why {
+            Why::Itself => Self::Ended(how),
+            Why::Memory => Self::Exhausted(how),
+            Why::Outside => Self::Taken(how),
+        }
     }
 }
 
@@ -78,6 +85,8 @@ pub struct Link {
     /// Where the last answer ends in what was written.
     answered: u64,
     asked: Asked,
+    /// Whether the oldest call has said anything.
+    heard: bool,
     lines: Lines,
     /// Whether it has said nothing yet, so that no code of the plugin can have run.
     unheard: bool,
@@ -133,6 +142,7 @@ impl Link {
             owed: false,
             answered: 0,
             asked: Asked::default(),
+            heard: false,
             unheard: true,
             clock: Clock::default(),
             ticker,
@@ -142,7 +152,15 @@ impl Link {
     /// Whether another call may be written now.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.unanswered.len() < AHEAD && self.process.writer.pending() < UNREAD
+        let has_place = self.unanswered.len() < AHEAD && self.process.writer.pending() < UNREAD;
+        has_place && !self.process.is_ending()
+    }
+
+    /// Whether the oldest call has asked for or logged anything. One that has not has done nothing yet that a second
+    /// time would do again.
+    #[must_use]
+    pub fn has_been_heard(&self) -> bool {
+        self.heard
     }
 
     /// The number that the next call must bear.
@@ -284,6 +302,7 @@ impl Link {
 
     /// Takes what has its place.
     fn take(&mut self, frame: FromWorker) -> Result<Event, String> {
+        self.heard = true;
         match frame {
             FromWorker::Lacks(_) => Err("it spoke of its lock-down".into()),
             FromWorker::Log(line) => {
@@ -308,7 +327,7 @@ impl Link {
 
     fn has_answered(&mut self) {
         self.unanswered.pop_front();
-        self.asked = Asked::default();
+        (self.asked, self.heard) = (Asked::default(), false);
     }
 }
 

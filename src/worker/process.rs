@@ -238,6 +238,11 @@ impl Process {
         self.spawner.warns_first()
     }
 
+    /// Whether it is known to end, so that nothing more reaches it.
+    pub(super) fn is_ending(&self) -> bool {
+        self.child.is_none() || self.writer.is_broken()
+    }
+
     /// Kills it. That it has died is the spawner's business; nobody waits for it here.
     pub(super) fn kill(&mut self) {
         if let Some(child) = self.child.take() {

@@ -16,6 +16,7 @@ on_each_broker!(
     timers_starve_no_mail,
     a_slow_listener_loses_its_own_and_nobody_elses,
     what_goes_through_the_broker_and_back_is_counted_together,
+    nobody_waits_for_what_lies_before_a_slow_plugins_mail,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -204,9 +205,33 @@ jarvis.mqtt.subscribe("x/#", function() for i = 1, 16 do jarvis.mqtt.publish("x/
     for n in 1..=300 {
         assert_eq!(jarvis.run("good", json!({})), json!({ "n": n }));
     }
-    jarvis.log.expect("one message may cause 1000 emits and publishes in all");
+    jarvis.log.expect("one message may cause 1,000 emits and publishes in all");
     jarvis.settle();
     // What was refused has been undone, what was not is a thousand at most.
     let heard = jarvis.waiting("x/y").len();
     assert!((900..=1_000).contains(&heard), "{heard}");
+}
+
+fn nobody_waits_for_what_lies_before_a_slow_plugins_mail(broker: &Broker) {
+    // Each event keeps it busy for most of what a call may take; thirty of them lie before the chat.
+    let slow = r#"
+-- @permissions mqtt.publish:out/#
+jarvis.events.on("spam", function() jarvis.sleep(1.5) end)
+function on_chat() jarvis.mqtt.publish("out/late", "x") return nil end
+function filter_message(m) return nil end
+"#;
+    let good = r#"
+-- @commands spam
+function on_command() for i = 1, 30 do jarvis.events.emit("spam") end return {} end
+function on_chat(m) return { response = "hello" } end
+"#;
+    let setup = Setup::new(broker).plugin("slow", slow).plugin("good", good);
+    let jarvis = setup.set("LIMITS__HOOK_TOTAL_MS", "2000").start();
+    jarvis.run("spam", json!({}));
+    let envelope = jarvis.check("chat/request", "hi", json!({ "status": "ok", "response": "hello" }));
+    let results = envelope["results"].as_array().unwrap();
+    let slow: Vec<_> = results.iter().filter(|result| result["plugin"] == "slow").collect();
+    assert!(!slow.is_empty() && slow.iter().all(|result| result["code"] == "timeout"), "{envelope:#}");
+    jarvis.settle();
+    assert!(jarvis.waiting("out/late").is_empty(), "what nobody waits for has not begun");
 }
