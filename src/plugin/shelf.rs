@@ -39,8 +39,7 @@ struct Kept {
 }
 
 impl Shelf {
-    /// The source of a file, and how many bytes it has; nothing where the file is gone. At most `room` bytes are
-    /// taken.
+    /// The source of a file, and how many bytes are kept of it; nothing where the file is gone. At most `room` are.
     pub(super) fn take(
         &mut self,
         folder: &Folder,
@@ -57,20 +56,28 @@ impl Shelf {
         if stamp.size > MAX_SOURCE {
             return about(&SourceError::TooLarge);
         }
-        if stamp.size > room {
-            return about(&format!(
+        let no_room = || {
+            format!(
                 "with it, the plugins here would have more than {} MiB of source: remove some",
                 MAX_TOTAL >> 20
-            ));
+            )
+        };
+        if stamp.size > room {
+            return about(&no_room());
         }
         let before = self.kept.get(name).filter(|kept| kept.stamp == stamp);
         if let Some(kept) = before.filter(|kept| kept.holds(now)) {
-            return Some((kept.reading.clone(), stamp.size));
+            return Some((kept.reading.clone(), weight(&kept.reading)));
         }
         let seen = before.map_or(now, |kept| kept.seen);
         match read(folder, name) {
+            // It may have grown meanwhile, and some file systems tell no size.
+            Ok((reading, _)) if weight(&reading) > room => {
+                self.forget(name);
+                about(&no_room())
+            }
             Ok((reading, stamp)) => {
-                let size = stamp.size;
+                let size = weight(&reading);
                 // Who runs it holds that text already.
                 let same = self.kept.get(name).map(|kept| &kept.reading).filter(|kept| **kept == reading);
                 let reading = same.cloned().unwrap_or(reading);
@@ -98,6 +105,11 @@ impl Kept {
     fn holds(&self, now: Instant) -> bool {
         self.read.duration_since(self.seen) >= SETTLED && now.duration_since(self.read) < DOUBT
     }
+}
+
+/// How many bytes are kept of a file.
+fn weight(reading: &Reading) -> u64 {
+    reading.as_ref().map_or(0, |source| source.text.len() as u64)
 }
 
 /// Reads a file, and again where somebody wrote to it meanwhile.
@@ -201,6 +213,19 @@ mod tests {
         fs::File::options().write(true).open(&next).unwrap().set_modified(modified).unwrap();
         fs::rename(&next, looks.file()).unwrap();
         assert_eq!(looks.look(late * 2).0, "x = 3");
+    }
+
+    /// The files of /proc have 0 bytes until they are read.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_read_counts_whatever_size_was_told() {
+        let folder = Folder::open(Path::new("/proc/self")).unwrap();
+        let mut shelf = Shelf::default();
+        let (reading, size) = shelf.take(&folder, "limits", 1 << 20, Instant::now()).unwrap();
+        assert!(size > 0 && size == reading.unwrap().text.len() as u64, "{size}");
+        let (reading, size) = shelf.take(&folder, "limits", size - 1, Instant::now()).unwrap();
+        assert!(reading.unwrap_err().contains("more than 64 MiB of source"));
+        assert_eq!((size, shelf.kept.len()), (0, 0));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{Bridge, Broker, Setup, assert_json, on_each_broker, plugin_source, workers_of};
+use crate::harness::{Bridge, Broker, Gate, Setup, assert_json, on_each_broker, plugin_source, workers_of};
 
 on_each_broker!(
     three_kills_switch_a_plugin_off_and_a_reload_brings_it_back,
@@ -377,12 +377,15 @@ fn what_waits_when_it_is_switched_off_is_for_the_version_that_comes(broker: &Bro
 }
 
 fn a_full_mailbox_keeps_no_other_plugin_waiting(broker: &Broker) {
-    let slow = r#"
--- @permissions mqtt.publish:out/#
-function on_chat(m) jarvis.sleep(5) jarvis.mqtt.publish("out/done", m.content) end
-"#;
+    let gate = Gate::closed();
+    let slow = format!(
+        "-- @permissions mqtt.publish:out/#, {}\n\
+         function on_chat(m) {} jarvis.mqtt.publish('out/done', m.content) end",
+        gate.permission(),
+        gate.wait()
+    );
     let jarvis = Setup::new(broker)
-        .plugin("slow", slow)
+        .plugin("slow", &slow)
         .plugin("neighbour", NEIGHBOUR)
         .set("LIMITS__MAILBOX", "1")
         .start();
@@ -395,6 +398,8 @@ function on_chat(m) jarvis.sleep(5) jarvis.mqtt.publish("out/done", m.content) e
         jarvis.next("out/heard");
     }
     assert!(jarvis.waiting("out/done").is_empty(), "the neighbour has heard all before the first was done");
+    gate.open();
+    jarvis.next("out/done");
 }
 
 fn a_refused_file_is_reloaded_by_its_name(broker: &Broker) {

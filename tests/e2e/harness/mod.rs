@@ -14,7 +14,7 @@ pub(crate) use client::{Client, Publish};
 pub(crate) use directory::plugin_source;
 pub(crate) use json::{assert_json, difference};
 pub(crate) use program::{Lines, say};
-pub(crate) use web::{WebAnswer, WebRequest, serve, serve_raw};
+pub(crate) use web::{Gate, WebAnswer, WebRequest, serve, serve_raw};
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write as _},
     net::{TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 
@@ -52,6 +52,41 @@ pub(crate) fn serve_raw(
         }
     });
     port
+}
+
+/// A server that lets everybody wait until it is opened: slow for as long as a test wants, on any machine.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) port: u16,
+    open: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Gate {
+    pub(crate) fn closed() -> Self {
+        let open: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+        let seen = Arc::clone(&open);
+        let port = serve(move |_| {
+            let (open, opened) = &*seen;
+            drop(opened.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+            ("200 OK", String::new(), String::new())
+        });
+        Self { port, open }
+    }
+
+    pub(crate) fn open(&self) {
+        *self.open.0.lock().unwrap() = true;
+        self.open.1.notify_all();
+    }
+
+    /// What a plugin's header must name.
+    pub(crate) fn permission(&self) -> String {
+        format!("http:127.0.0.1:{}", self.port)
+    }
+
+    /// The Lua that waits before it, as long as a plugin may.
+    pub(crate) fn wait(&self) -> String {
+        format!("jarvis.http.get('http://127.0.0.1:{}/', {{ timeout = 60 }})", self.port)
+    }
 }
 
 impl WebRequest {

@@ -201,7 +201,7 @@ fn what_the_bridge_would_hold() {
         ),
         case(
             "long_publishes",
-            Bounded,
+            Fails("hook_error", "4 MiB"),
             "for i = 1, 64 do jarvis.mqtt.publish('out/x', ('x'):rep(250000)) end",
         )
         .header("@permissions mqtt.publish:out/#"),
@@ -250,8 +250,16 @@ fn what_the_bridge_would_hold() {
             "jarvis.http.get('http://127.0.0.1:9/', { headers = { a = ('x'):rep(3000000) } })",
         )
         .header("@permissions http:127.0.0.1"),
-        case("long_command", Bounded, "jarvis.command('count' .. ('x'):rep(1000000)) return {}"),
-        case("long_command_args", Bounded, "jarvis.command('nobody', { x = ('x'):rep(1000000) }) return {}"),
+        case(
+            "long_command",
+            Fails("hook_error", "a name of 1 to 128 bytes"),
+            "jarvis.command('count' .. ('x'):rep(1000000)) return {}",
+        ),
+        case(
+            "long_command_args",
+            Fails("hook_error", "limits.result"),
+            "jarvis.command('nobody', { x = ('x'):rep(1000000) }) return {}",
+        ),
         case(
             "shared_subtables",
             Fails("too_large", "limits.nodes"),
@@ -259,7 +267,7 @@ fn what_the_bridge_would_hold() {
         ),
         case(
             "shared_subtables_encoded",
-            Bounded,
+            Fails("hook_error", "limits.nodes"),
             "local t = {} for i = 1, 30 do t = { t, t } end return { x = #jarvis.json.encode(t) }",
         ),
         case(

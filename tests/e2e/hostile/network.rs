@@ -8,10 +8,10 @@ use std::sync::{
 use serde_json::{Value, json};
 
 use super::{
-    servers::{ENDLESS, ODD, drip, misbehave},
+    servers::{ENDLESS, ODD, misbehave},
     stage::{GOOD, Stage},
 };
-use crate::harness::{Broker, Setup, plugin_source, serve, serve_raw};
+use crate::harness::{Broker, Gate, Setup, plugin_source, serve, serve_raw};
 
 /// Reports how a request went; a mistake of its own is told from the world's failure.
 const WEB: &str = "
@@ -302,7 +302,8 @@ fn names_that_lead_nowhere() {
 /// Many connections that all hang at once, and one of them is not in anybody's way.
 #[test]
 fn many_plugins_that_wait_for_servers() {
-    let port = serve_raw(|_, stream| drip(stream, b""));
+    let gate = Gate::closed();
+    let port = gate.port;
     let mut setup = Setup::new(&Broker::Embedded).plugin("good", GOOD);
     for number in 0..12 {
         let code = WEB.replace("fetch", &format!("fetch{number}"));
@@ -311,7 +312,7 @@ fn many_plugins_that_wait_for_servers() {
     }
     let mut stage = Stage::of(setup);
     for number in 0..12 {
-        let args = json!({ "url": format!("http://127.0.0.1:{port}/"), "timeout": "1500ms" });
+        let args = json!({ "url": format!("http://127.0.0.1:{port}/"), "timeout": "60s" });
         stage.jarvis.publish(&format!("jarvis/command/request/fetch{number}"), args);
     }
     for _ in 0..40 {
@@ -320,9 +321,10 @@ fn many_plugins_that_wait_for_servers() {
     let early: usize =
         (0..12).map(|n| stage.jarvis.waiting(&format!("jarvis/command/response/fetch{n}")).len()).sum();
     assert_eq!(early, 0, "the good plugin waited for those that wait");
+    gate.open();
     for number in 0..12 {
         let answer = stage.jarvis.next(&format!("jarvis/command/response/fetch{number}")).json();
-        assert!(answer["data"]["why"].as_str().is_some_and(|why| why.contains("1.5s")), "{answer:#}");
+        assert_eq!(answer["data"]["status"], 200, "{answer:#}");
     }
     stage.unharmed();
 }

@@ -23,7 +23,7 @@ fn gzip_bomb() -> Vec<u8> {
 }
 
 /// One byte after the other, as slowly as the wait for the client's going away lasts.
-pub(super) fn drip(stream: &mut TcpStream, byte: &[u8]) -> std::io::Result<()> {
+fn drip(stream: &mut TcpStream, byte: &[u8]) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_millis(50)))?;
     loop {
         stream.write_all(byte)?;
