@@ -21,6 +21,7 @@ use super::{
     job::{Aim, Flight, Job},
     mail::{Mail, Step},
     mailbox::Inbox,
+    pace::Pace,
     perform::Performer,
     runner::{Newborn, Runner, Trouble, describe},
     shared::{Shared, trace_line},
@@ -70,6 +71,7 @@ pub(super) struct Actor {
     pub(super) attempts: u32,
     /// Whether a call was given another worker since one came back.
     pub(super) has_spared: bool,
+    pub(super) pace: Pace,
     pub(super) breaker: Breaker,
     pub(super) strikes: Strikes,
     pub(super) checkup: Checkup,
@@ -132,6 +134,7 @@ impl Actor {
             free_since: Instant::now(),
             attempts: 0,
             has_spared: false,
+            pace: Pace::default(),
             breaker: Breaker::new(breaker),
             strikes: Strikes::new(breaker),
             checkup,
@@ -198,6 +201,7 @@ impl Actor {
     /// here waits for either, so that an order is always heard.
     fn has_room(&self) -> bool {
         self.runner.as_ref().is_some_and(|runner| runner.link.has_room())
+            && self.flights.len() < self.pace.calls()
             && self.performer.capacity() > self.flights.len()
     }
 
@@ -207,6 +211,7 @@ impl Actor {
         let taking = self.order.is_none();
         let room = self.queue.is_empty() && self.has_room();
         let refusing = self.is_refusing(Instant::now());
+        let lane = self.lane(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
         let timers = taking && room && !(self.after_timer && !self.mailbox.is_empty());
@@ -225,7 +230,7 @@ impl Actor {
             () = until(told) => Turn::Tell,
             () = until(timer), if timers => Turn::Timers,
             () = until(checkup), if taking && room => Turn::CheckUp,
-            mail = self.mailbox.recv(), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
+            mail = self.mailbox.recv(lane), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
         }
     }
 
@@ -249,6 +254,10 @@ impl Actor {
 
     fn write_next(&mut self) {
         let (Some(runner), Some(mut job)) = (&mut self.runner, self.queue.pop_front()) else { return };
+        if job.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
+            // Whoever asked has given up.
+            return self.breaker.untried(Instant::now());
+        }
         let target = job.target.target();
         let input = std::mem::replace(&mut job.input, Input::Nothing);
         let cut = job.cause.cut(self.shared.id());

@@ -21,6 +21,9 @@ use crate::{
     model::{ErrorCode, Failure, frame::Input},
 };
 
+/// How long a filter is waited for: every message goes through each.
+pub(super) const FILTER: Duration = Duration::from_secs(10);
+
 /// As much of a result as the bridge must read.
 #[derive(Deserialize)]
 struct Peek {
@@ -40,14 +43,14 @@ pub fn response_of(result: &RawValue) -> Option<String> {
 }
 
 /// A call on its way: its answer comes, or there is none, or the plugin is so far behind that it was refused.
-pub(super) enum Posted {
+enum Posted {
     Sent(oneshot::Receiver<Step>),
     Gone,
     Behind(usize),
 }
 
 /// Puts a call into a plugin's mailbox; waits while that is full.
-pub(super) async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
+async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
     let (reply, answer) = oneshot::channel();
     let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
     match shared.mailbox().post(mail).await {
@@ -60,14 +63,14 @@ pub(super) async fn post(shared: &Shared, hook: &'static str, input: Input, caus
     }
 }
 
-/// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
-pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = posts.into_iter().map(|post| Some(Box::pin(post))).collect();
+/// Waits for all of them at once: a plugin that takes long keeps no other one from its mail.
+pub(super) async fn all<T>(asked: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = asked.into_iter().map(|asked| Some(Box::pin(asked))).collect();
     let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
     poll_fn(|context| {
-        for (post, done) in waiting.iter_mut().zip(&mut done) {
-            if let Some(Poll::Ready(value)) = post.as_mut().map(|post| post.as_mut().poll(context)) {
-                (*post, *done) = (None, Some(value));
+        for (asked, done) in waiting.iter_mut().zip(&mut done) {
+            if let Some(Poll::Ready(value)) = asked.as_mut().map(|asked| asked.as_mut().poll(context)) {
+                (*asked, *done) = (None, Some(value));
             }
         }
         if waiting.iter().any(Option::is_some) { Poll::Pending } else { Poll::Ready(()) }
@@ -77,7 +80,7 @@ pub(super) async fn posted<T>(posts: impl IntoIterator<Item = impl Future<Output
 }
 
 /// Waits for the answer; a plugin that cannot run, or was unloaded meanwhile, gives none.
-pub(super) async fn answered(shared: &Shared, posted: Posted) -> Step {
+async fn answered(shared: &Shared, posted: Posted) -> Step {
     let text = match posted {
         Posted::Behind(mails) => {
             format!("plugin `{}` is too slow: {mails} messages wait for it already", shared.id())
@@ -98,6 +101,27 @@ fn gone(shared: &Shared) -> String {
         Some(error) if facts.state == State::Error => error.message.clone(),
         _ => format!("plugin `{}` was unloaded before it could answer", shared.id()),
     }
+}
+
+/// Asks and waits, but no longer than this: others wait for the answer too. What has not begun then never will.
+pub(super) async fn ask_within(
+    shared: &Shared,
+    hook: &'static str,
+    input: Input,
+    cause: &Cause,
+    patience: Duration,
+) -> Step {
+    let asked = tokio::time::timeout(patience, ask(shared, hook, input, cause));
+    asked.await.unwrap_or_else(|_| {
+        shared.stats().refused();
+        let text = format!(
+            "plugin `{}`: {hook} was not answered within {} s; {} messages wait for the plugin",
+            shared.id(),
+            patience.as_secs(),
+            shared.mailbox().behind()
+        );
+        Step { outcome: Err(Failure::new(ErrorCode::Timeout, text)), ran: patience }
+    })
 }
 
 /// Asks and waits.

@@ -27,6 +27,7 @@ impl Actor {
         let Some(flight) = self.flights.pop_front() else { return };
         let ran = self.time_of(&flight);
         self.has_spared = false;
+        self.pace.took(ran);
         let Flight { job, .. } = flight;
         if let Aim::Timer(timer) = job.target {
             self.ears.fired(timer);

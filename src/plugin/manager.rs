@@ -256,12 +256,7 @@ impl Manager {
         let (mailbox, mail) =
             mailbox::open(blueprint.limits.mailbox, blueprint.limits.backlog, self.registry().crowd());
         let (control, orders) = mpsc::channel(4);
-        let shared = Shared::new(
-            blueprint.manifest.clone(),
-            blueprint.rights.permissions().to_vec(),
-            mailbox,
-            control,
-        );
+        let shared = Shared::new(&blueprint, mailbox, control);
         self.registry().add(shared.clone());
         let context = &self.0.context;
         let started = match Newborn::start(&blueprint, context).await {

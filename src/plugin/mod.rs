@@ -28,6 +28,7 @@ mod mailbox;
 mod manager;
 pub mod manifest;
 mod notice;
+mod pace;
 mod perform;
 mod registry;
 mod runner;

@@ -17,7 +17,7 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    ask::{answered, ask, drop_in, post, posted},
+    ask::{FILTER, all, ask, ask_within, drop_in},
     filter::Filtered,
     info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
@@ -149,14 +149,9 @@ impl Registry {
         let routes = self.routes();
         let Some(plugins) = routes.hooks.get(hook) else { return Vec::new() };
         let input = || Input::Value(input.to_owned());
-        let asked: Vec<_> =
-            plugins.iter().map(|shared| (shared, post(shared, hook, input(), cause))).collect();
-        let (plugins, letters): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-        let mut steps = Vec::with_capacity(plugins.len());
-        for (shared, answer) in plugins.into_iter().zip(posted(letters).await) {
-            steps.push((shared.id().clone(), answered(shared, answer).await));
-        }
-        steps
+        let asked = plugins.iter().map(|shared| ask_within(shared, hook, input(), cause, shared.patience()));
+        let steps = all(asked).await;
+        plugins.iter().map(|shared| shared.id().clone()).zip(steps).collect()
     }
 
     /// Runs a command: the plugin that declares it alone, else every plugin with `on_command` in priority
@@ -181,7 +176,7 @@ impl Registry {
         for shared in routes.hooks.get("on_command").into_iter().flatten() {
             // Who waits for this very call cannot be asked.
             let Ok(waiting) = self.wait_for(shared.id(), name, cause) else { continue };
-            let step = ask(shared, "on_command", input(), cause).await;
+            let step = ask_within(shared, "on_command", input(), cause, shared.patience()).await;
             drop(waiting);
             let answered = matches!(step.outcome, Ok(Some(_)));
             if !matches!(step.outcome, Ok(None)) {
@@ -282,7 +277,7 @@ impl Registry {
         let mut filtered = Filtered::of(message);
         for shared in plugins {
             let Ok(input) = to_raw_value(&filtered.message) else { break };
-            let step = ask(shared, hook, Input::Value(input), cause).await;
+            let step = ask_within(shared, hook, Input::Value(input), cause, FILTER).await;
             if filtered.take(shared.id(), hook, step) {
                 break;
             }

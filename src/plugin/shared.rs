@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::{
     actor::Control,
     allowance::Allowance,
     backlog::Backlog,
+    blueprint::Blueprint,
     mailbox::Mailbox,
     manifest::Manifest,
     stats::{PluginHealth, Stats},
@@ -22,6 +23,8 @@ use crate::{
     model::{Failure, Filter, Permission, PluginId, shown},
 };
 
+/// What a call that is ended at its limit needs to be answered.
+const GRACE: Duration = Duration::from_secs(1);
 /// Bytes of a traceback that are kept.
 const MAX_TRACE: usize = 4096;
 /// Characters of one line of it.
@@ -53,6 +56,7 @@ struct Inner {
     facts: Mutex<Facts>,
     stats: Mutex<Stats>,
     mailbox: Mailbox,
+    patience: Duration,
     control: mpsc::Sender<Control>,
     allowance: Mutex<Allowance>,
     backlog: Backlog,
@@ -125,16 +129,11 @@ pub(super) fn trace_line(failure: &Failure) -> Option<String> {
 }
 
 impl Shared {
-    pub(super) fn new(
-        manifest: Arc<Manifest>,
-        permissions: Vec<Permission>,
-        mailbox: Mailbox,
-        control: mpsc::Sender<Control>,
-    ) -> Self {
-        let id = manifest.id.clone();
+    pub(super) fn new(blueprint: &Blueprint, mailbox: Mailbox, control: mpsc::Sender<Control>) -> Self {
+        let id = blueprint.manifest.id.clone();
         let facts = Facts {
-            manifest,
-            permissions,
+            manifest: blueprint.manifest.clone(),
+            permissions: blueprint.rights.permissions().to_vec(),
             state: State::Loading,
             hooks: BTreeSet::new(),
             patterns: Vec::new(),
@@ -146,6 +145,7 @@ impl Shared {
             facts: Mutex::new(facts),
             stats: Mutex::new(Stats::default()),
             mailbox,
+            patience: Duration::from_millis(blueprint.limits.total_ms) + GRACE,
             control,
             allowance: Mutex::new(Allowance::new()),
             backlog: Backlog::default(),
@@ -174,6 +174,11 @@ impl Shared {
     /// Its counters, and what waits for it.
     pub(super) fn health(&self) -> PluginHealth {
         PluginHealth { waiting: self.mailbox().behind(), ..self.stats().health() }
+    }
+
+    /// How long whoever asks several plugins waits for this one: as long as one call may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.0.patience
     }
 
     /// Counts an event that its full mailbox dropped; gives how many, where it is time to say so again.

@@ -14,6 +14,7 @@ use super::{
     checkup::is_checkup,
     job::{Aim, Flight, Job},
     mail::Step,
+    mailbox::Lane,
     notice::Notice,
     perform::Performance,
     runner::{Newborn, Trouble, blame},

@@ -15,6 +15,7 @@ on_each_broker!(
     what_nobody_hears_is_bounded,
     timers_starve_no_mail,
     a_slow_listener_loses_its_own_and_nobody_elses,
+    who_hears_too_much_to_filter_holds_up_no_chat,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -188,4 +189,23 @@ function on_command() n = n + 1 jarvis.events.emit("motion", { n = n }) return {
     assert_eq!((&health["slow"]["waiting"], &health["good"]["waiting"]), (&json!(100), &json!(0)));
     assert!(health["slow"]["dropped"].as_u64().unwrap() > 100, "{health:#}");
     jarvis.log.expect("the plugin is too slow: events and messages for it are dropped plugin=slow");
+}
+
+fn who_hears_too_much_to_filter_holds_up_no_chat(broker: &Broker) {
+    let slow = r#"
+function filter_message(m) return { content = "filtered" } end
+jarvis.events.on("*", function() for _ = 1, 10 do jarvis.sleep(5) end end)
+"#;
+    let good = r#"
+-- @commands ring
+function on_command() jarvis.events.emit("ring", {}) return {} end
+function on_chat(m) return { response = m.content } end
+"#;
+    let jarvis = Bridge::start(broker, &[("slow", slow), ("good", good)]);
+    for _ in 0..30 {
+        jarvis.run("ring", json!({}));
+    }
+    let late = json!({ "plugin": "slow", "status": "error", "code": "timeout", "error": "~filter_message was not answered within" });
+    let expected = json!({ "status": "ok", "response": "Hello", "results": [{ "plugin": "good" }, late] });
+    jarvis.check("chat/request", "Hello", expected);
 }
