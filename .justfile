@@ -18,10 +18,12 @@ test:
 slow:
     CI=1 cargo test --locked --release
 
-# What needs no answer within a minute: the manual of the library, the example, the dependencies.
+# What needs no answer within a minute: the manual of the library, the example, the build without a broker, the
+# dependencies.
 deep:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     cargo run --locked --quiet --example embed
+    cargo clippy --locked --no-default-features --lib --bins -- -D warnings
     @if command -v cargo-deny >/dev/null; then cargo deny --locked check --config .deny.toml; \
     else echo "cargo-deny is not installed, so licences and advisories were not looked at: cargo install cargo-deny --locked"; fi
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     bridge::{self, Desk, Router},
@@ -34,6 +34,8 @@ const FILTERS: &str = "filters";
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// The embedded broker sends this many QoS 1 messages ahead of their acknowledgement, whatever we allow.
 const SMALLEST_WINDOW: u16 = 64;
+/// What `on_shutdown` gets at least, also where running hooks have taken all the time there was.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// What the outbox gets to send its rest at shutdown.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub struct App {
     plugins: PluginManager,
     desk: Desk,
+    bus: Bus,
     outbox: Outbox,
     session: Session,
     inbox: Inbox,
@@ -79,7 +82,7 @@ impl App {
             plugins.clone(),
             outbox.clone(),
             session.clone(),
-            bus,
+            bus.clone(),
             store.clone(),
         );
         tokio::spawn(keep_filters(session.clone(), store));
@@ -87,6 +90,7 @@ impl App {
         let app = Self {
             plugins,
             desk,
+            bus,
             outbox,
             session,
             inbox,
@@ -106,7 +110,10 @@ impl App {
     pub async fn load(&self) -> anyhow::Result<()> {
         let directory = self.plugins.directory();
         let unreadable = || format!("the plugin directory `{}` cannot be read", directory.display());
-        self.plugins.scan().await.with_context(unreadable)
+        self.plugins.scan().await.with_context(unreadable)?;
+        // Now it is known what the plugins still listen to of all that they listened to in the last run.
+        self.session.forget_unwanted().await;
+        Ok(())
     }
 
     /// The plugins.
@@ -145,11 +152,13 @@ impl App {
         drop(stop_router);
         // A panic in the router has been printed; there is nothing more to take either way.
         let _ = router.await;
-        if tokio::time::timeout(self.shutdown_timeout, self.desk.drained()).await.is_err() {
+        let by = Instant::now() + self.shutdown_timeout;
+        if tokio::time::timeout_at(by, self.desk.drained()).await.is_err() {
             tracing::warn!("hooks still run; their requests stay unacknowledged and come again");
         }
         self.desk.close();
-        if tokio::time::timeout(self.shutdown_timeout, self.plugins.stop()).await.is_err() {
+        self.bus.close();
+        if tokio::time::timeout_at(by.max(Instant::now() + FAREWELL), self.plugins.stop()).await.is_err() {
             tracing::warn!("a plugin did not end in time; its worker is killed");
         }
         drop(stop_parking);
@@ -163,10 +172,13 @@ impl App {
             // What the broker has confirmed to us is still on its way to its other clients.
             tokio::time::sleep(LAST_WORDS).await;
         }
-        drop(self.broker);
+        end(self.broker);
         tracing::info!("bye");
     }
 }
+
+/// Ends our own broker by taking it; where the build has none there is nothing that could be dropped.
+fn end(_: EmbeddedBroker) {}
 
 /// What the http client of all plugins is set by.
 fn http_client(config: &Config) -> HttpClient {
@@ -226,6 +238,12 @@ async fn plugin_manager(
 /// When it could not look.
 pub async fn probe_worker(worker: Option<PathBuf>) -> Result<Probe, ProbeError> {
     Spawner::start(worker)?.probe(Walls::All).await
+}
+
+/// The files that a bridge writes in its data directory: the lock, and the state with what SQLite keeps beside it.
+pub(crate) fn data_files(data: &Path) -> [PathBuf; 4] {
+    [LOCK.to_owned(), STATE.to_owned(), format!("{STATE}-wal"), format!("{STATE}-shm")]
+        .map(|name| data.join(name))
 }
 
 fn open_data(data: &Path) -> anyhow::Result<(File, Store)> {

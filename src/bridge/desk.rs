@@ -35,6 +35,13 @@ struct Inner {
     dropped: AtomicU64,
     closed: AtomicBool,
     busy: watch::Sender<usize>,
+    /// Each clone is a request at QoS 0 that runs.
+    unkept: Arc<()>,
+}
+
+/// A request that runs and that nobody sends again.
+pub(super) struct Unkept {
+    _place: Arc<()>,
 }
 
 impl Desk {
@@ -63,6 +70,7 @@ impl Desk {
             dropped: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             busy: watch::Sender::new(0),
+            unkept: Arc::new(()),
         }))
     }
 
@@ -127,9 +135,10 @@ impl Desk {
         self.0.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests that run now.
-    pub(super) fn running(&self) -> usize {
-        *self.0.busy.borrow()
+    /// Takes a place among the requests that nobody sends again, until it is dropped; nothing where they are taken.
+    pub(super) fn begin_unkept(&self, most: usize) -> Option<Unkept> {
+        let taken = Arc::strong_count(&self.0.unkept);
+        (taken <= most).then(|| Unkept { _place: self.0.unkept.clone() })
     }
 
     /// Counts a request as taken and running, until the mark is dropped.

@@ -105,6 +105,9 @@ impl Parking {
 
     /// Takes note of a message that has just arrived.
     pub(super) fn watch(&self, inbound: &Inbound) {
+        if inbound.receipt.is_kept() {
+            return;
+        }
         let Some(receipt) = inbound.receipt.downgrade() else { return };
         let arrived = Arrived {
             since: Instant::now(),
@@ -196,6 +199,9 @@ impl Parking {
         let identifiers = self.0.bus.identifiers(&filters);
         properties.subscription_ids = request.then_some(REQUESTS).into_iter().chain(identifiers).collect();
         if properties.subscription_ids.is_empty() && !filters.is_empty() {
+            // Its plugin may be refused or fail today; it is asked again at the next start.
+            tracing::warn!(topic, "a message waits on: the plugin that listened to it is not there now");
+            receipt.abandon();
             return None;
         }
         Some(Inbound { topic, payload, qos: 1, retain, dup: true, packet_id: 0, properties, receipt })

@@ -16,32 +16,36 @@ use super::{
 };
 use crate::{
     effects::{
-        Cause, MAX_HOPS,
-        bus::{HOPS, REQUESTS},
+        Hush, MAX_HOPS,
+        bus::{HOPS, ORIGIN, REQUESTS},
     },
-    model::{ErrorCode, Failure},
+    model::{ErrorCode, Failure, PluginId, shown},
     mqtt::{Inbound, Inbox},
 };
 
-/// Requests that may run before those at QoS 0 are dropped. Those at QoS 1 are bounded by the receive maximum.
+/// Requests at QoS 0 that may run; more are dropped. Those at QoS 1 are bounded by what may be in flight and parked.
 const MAX_RUNNING: usize = 512;
 
+/// Characters of a topic that the log shows.
+const MAX_TOPIC: usize = 200;
+
 /// Routes until it is stopped.
-#[derive(Clone)]
 pub struct Router {
     desk: Desk,
+    /// What is told of messages that go round and round.
+    circles: Hush,
 }
 
 impl Router {
     /// A router for a desk.
     #[must_use]
     pub fn new(desk: Desk) -> Self {
-        Self { desk }
+        Self { desk, circles: Hush::default() }
     }
 
-    /// Takes what the last run has parked, then messages until `stop` comes or the session ends. What is in the inbox then is not acknowledged,
-    /// so the broker keeps it.
-    pub async fn run(self, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
+    /// Takes what the last run has parked, then messages until `stop` comes or the session ends. What is in the
+    /// inbox then is not acknowledged, so the broker keeps it.
+    pub async fn run(mut self, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
         match self.desk.parking().left().await {
             Ok(left) => left.into_iter().for_each(|inbound| self.take(inbound)),
             Err(error) => {
@@ -49,9 +53,11 @@ impl Router {
             }
         }
         loop {
+            let told = self.circles.due();
             tokio::select! {
                 biased;
                 _ = &mut stop => return,
+                () = until(told) => self.tell(),
                 inbound = inbox.recv() => match inbound {
                     Some(inbound) => self.take(inbound),
                     None => return,
@@ -60,10 +66,14 @@ impl Router {
         }
     }
 
-    fn take(&self, inbound: Inbound) {
+    fn take(&mut self, mut inbound: Inbound) {
+        let is_request = address::is_request(&self.desk.config().base, &inbound.topic);
+        if is_request {
+            // Nobody reads a request's other properties, and there is no bound on them.
+            inbound.properties.user.retain(|(name, _)| name == HOPS || name == ORIGIN);
+        }
         self.desk.parking().watch(&inbound);
-        let base = &self.desk.config().base;
-        if address::is_request(base, &inbound.topic) {
+        if is_request {
             let ids = &inbound.properties.subscription_ids;
             // A plugin's wide filter may match a request too; requests go through the hooks only.
             if ids.is_empty() || ids.contains(&REQUESTS) {
@@ -73,10 +83,9 @@ impl Router {
         }
         let hops = hops(&inbound);
         if hops > MAX_HOPS {
-            tracing::error!(topic = inbound.topic, "a message is dropped: plugins publish in a circle");
-            return self.desk.drop_one();
+            return self.cut(&inbound.topic);
         }
-        let cause = Cause::message(inbound.receipt.clone(), hops);
+        let cause = self.desk.bus().cause(inbound.receipt.clone(), hops, &inbound.properties);
         for delivery in self.desk.bus().deliveries(&inbound) {
             if self.desk.registry().deliver_message(delivery, &cause) {
                 self.desk.drop_one();
@@ -84,10 +93,36 @@ impl Router {
         }
     }
 
-    fn take_request(&self, inbound: Inbound) {
-        if inbound.qos == 0 && self.desk.running() >= MAX_RUNNING {
-            return self.desk.drop_one();
+    /// Drops a message that has gone through too many plugins. Each of them may send several on, so they come in
+    /// floods.
+    fn cut(&mut self, topic: &str) {
+        self.desk.drop_one();
+        if self.circles.lets(topic, Instant::now()) {
+            let plugins = self.desk.registry().listeners(topic);
+            let plugins: Vec<&str> = plugins.iter().map(PluginId::as_str).collect();
+            let (topic, plugins) = (shown(topic, MAX_TOPIC), plugins.join(", "));
+            tracing::error!(
+                topic,
+                plugins,
+                "a message is dropped: plugins publish in a circle, and these listen to its topic"
+            );
         }
+    }
+
+    /// Says how many messages of the last second the log has not told of.
+    fn tell(&mut self) {
+        let more = self.circles.take();
+        tracing::error!(more, "messages that went in a circle were dropped, this many more");
+    }
+
+    fn take_request(&self, inbound: Inbound) {
+        let unkept = match inbound.qos {
+            0 => match self.desk.begin_unkept(MAX_RUNNING) {
+                Some(unkept) => Some(unkept),
+                None => return self.desk.drop_one(),
+            },
+            _ => None,
+        };
         if inbound.retain {
             if inbound.payload.is_empty() {
                 return;
@@ -97,8 +132,15 @@ impl Router {
         let (desk, running) = (self.desk.clone(), self.desk.begin());
         tokio::spawn(async move {
             answer(&desk, inbound).await;
-            drop(running);
+            drop((running, unkept));
         });
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -115,7 +157,7 @@ async fn answer(desk: &Desk, inbound: Inbound) {
     let arrived = Instant::now();
     let hops = hops(&inbound);
     let Inbound { topic, payload: bytes, properties, receipt, .. } = inbound;
-    let cause = Cause::message(receipt, hops.min(MAX_HOPS));
+    let cause = desk.bus().cause(receipt, hops.min(MAX_HOPS), &properties);
     let Some(address) = address::read(&desk.config().base, &topic) else { return };
     let fixed = match &address {
         Ok(Address { fixed, .. }) | Err(Misaddressed { fixed, .. }) => fixed.clone(),
@@ -130,6 +172,7 @@ async fn answer(desk: &Desk, inbound: Inbound) {
     if let Some(fields) = fields {
         reply = reply.or_field(desk, fields);
     }
+    drop(properties);
     let whole = address.as_ref().is_ok_and(takes_whole);
     let (echo, bad_echo) = match fields {
         None => (request::nameless(), None),

@@ -2,17 +2,23 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use super::{Cause, Shared, lock, subscriptions::Subscriptions};
+use super::{Budget, Cause, Shared, budget::Origins, lock, subscriptions::Subscriptions};
 use crate::{
     model::{
         Filter, PluginId, Topic,
         frame::Publish,
         message::{MqttMessage, Payload, Properties},
     },
-    mqtt::{Inbound, Outbox, Outgoing, RetainHandling, Session, Subscription},
+    mqtt::{
+        Inbound, InboundProperties, LARGEST_ID, Outbox, Outgoing, Receipt, RetainHandling, Session,
+        Subscription,
+    },
 };
 
 /// The subscription identifier of the bridge's own request filter.
@@ -20,13 +26,23 @@ pub const REQUESTS: usize = 1;
 /// The user property that counts how many plugins a message came through.
 pub const HOPS: &str = "jarvis-hops";
 
+/// The user property that names what a message goes back to.
+pub const ORIGIN: &str = "jarvis-origin";
+
 /// Where publishes go. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Broker { outbox: Outbox, session: Session, subscriptions: Shared<Subscriptions> },
+    Broker {
+        outbox: Outbox,
+        session: Session,
+        subscriptions: Shared<Subscriptions>,
+        origins: Origins,
+        /// Whether the bridge is on its way out.
+        closed: Arc<AtomicBool>,
+    },
     Notebook(Shared<Vec<Publish>>),
     Nowhere,
 }
@@ -43,11 +59,14 @@ pub struct Delivery {
 }
 
 impl Bus {
-    /// A bus over two connections.
+    /// A bus over two connections. What the session knows by now the broker has from an earlier run.
     #[must_use]
     pub fn over(outbox: Outbox, session: Session) -> Self {
-        let subscriptions = Arc::new(Mutex::new(Subscriptions::from(REQUESTS + 1)));
-        Self(Kind::Broker { outbox, session, subscriptions })
+        let earlier = session.filters().borrow().iter().cloned().collect();
+        let subscriptions = Subscriptions::new(REQUESTS + 1..=LARGEST_ID, earlier);
+        let subscriptions = Arc::new(Mutex::new(subscriptions));
+        let (origins, closed) = (Origins::default(), Arc::default());
+        Self(Kind::Broker { outbox, session, subscriptions, origins, closed })
     }
 
     /// A bus that only notes what would be published.
@@ -75,7 +94,7 @@ impl Bus {
     /// has taken it.
     pub async fn publish(&self, publish: Publish, cause: &Cause) {
         match &self.0 {
-            Kind::Broker { outbox, .. } => {
+            Kind::Broker { outbox, origins, .. } => {
                 let Publish { topic, payload, qos, retain } = publish;
                 let payload: bytes::Bytes = match payload {
                     Payload::Text(text) => text.into(),
@@ -84,11 +103,28 @@ impl Bus {
                 let mut outgoing = Outgoing::new(topic, payload);
                 (outgoing.qos, outgoing.retain, outgoing.receipt) = (qos, retain, cause.receipt());
                 outgoing.properties.user.push((HOPS.into(), (cause.hops() + 1).to_string()));
+                if let Some(budget) = cause.budget() {
+                    outgoing.properties.user.push((ORIGIN.into(), origins.name(budget)));
+                }
                 outbox.send(outgoing).await;
             }
             Kind::Notebook(notes) => lock(notes).push(publish),
             Kind::Nowhere => {}
         }
+    }
+
+    /// Why an inbound message's hooks run: it came over `hops` plugins, and what goes back to the same beginning counts
+    /// together.
+    #[must_use]
+    pub fn cause(&self, receipt: Receipt, hops: u8, properties: &InboundProperties) -> Cause {
+        let known = match &self.0 {
+            Kind::Broker { origins, .. } => {
+                let origin = properties.user.iter().find(|(name, _)| name == ORIGIN);
+                origin.and_then(|(_, name)| origins.find(name))
+            }
+            Kind::Notebook(_) | Kind::Nowhere => None,
+        };
+        Cause::message(receipt, hops, known.unwrap_or_else(Budget::of_message))
     }
 
     /// Publishes JSON at QoS 1.
@@ -109,11 +145,19 @@ impl Bus {
         session.subscribe(subscription).await;
     }
 
+    /// Leaves the broker what it is subscribed to from now on: for a plugin that ends with the bridge it keeps what
+    /// comes, until the next run.
+    pub fn close(&self) {
+        if let Kind::Broker { closed, .. } = &self.0 {
+            closed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Takes a handler away.
     pub async fn unsubscribe(&self, plugin: &PluginId, filter: &Filter) {
-        let Kind::Broker { session, subscriptions, .. } = &self.0 else { return };
+        let Kind::Broker { session, subscriptions, closed, .. } = &self.0 else { return };
         let last = lock(subscriptions).remove(filter, plugin);
-        if last {
+        if last && !closed.load(Ordering::Relaxed) {
             session.unsubscribe(filter.clone()).await;
         }
     }
@@ -149,7 +193,8 @@ impl Bus {
             .collect()
     }
 
-    /// The plugins' filters behind subscription identifiers, which mean something in this run only.
+    /// The plugins' filters behind subscription identifiers. To be kept instead of those, which another run may
+    /// have given to others.
     #[must_use]
     pub fn filters(&self, identifiers: &[usize]) -> Vec<Filter> {
         let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };

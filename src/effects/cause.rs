@@ -1,21 +1,19 @@
 //! Why a hook runs: the thread from an inbound message to everything that it causes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
+use super::Budget;
 use crate::{model::PluginId, mqtt::Receipt};
 
 /// How long a chain of events and messages may become before it is cut.
 pub const MAX_HOPS: u8 = 8;
-/// Emits and publishes that one inbound message may cause with everything that follows from it.
-const MAX_OUTPUTS: u32 = 1_000;
 
 /// What a call goes back to. While a clone lives, the inbound message is not acknowledged. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cause {
     message: Option<Arc<Message>>,
+    /// What may still follow; nothing where the plugin's own measure counts.
+    budget: Option<Budget>,
     hops: u8,
     /// The last plugin that the chain went through, behind it the ones before; none of before it came over MQTT.
     trail: Option<Arc<Trail>>,
@@ -33,21 +31,32 @@ struct Message {
     receipt: Receipt,
     /// Whether it was taken in an earlier run already.
     kept: bool,
-    outputs: AtomicU32,
 }
 
 impl Cause {
     /// No message: a timer, a start, a single call.
     #[must_use]
     pub fn none() -> Self {
-        Self { message: None, hops: 0, trail: None, caller: None }
+        Self { message: None, budget: None, hops: 0, trail: None, caller: None }
     }
 
-    /// An inbound message that came over `hops` plugins already.
+    /// An inbound message that came over `hops` plugins already, and what may follow from it.
     #[must_use]
-    pub fn message(receipt: Receipt, hops: u8) -> Self {
-        let message = Message { kept: receipt.is_kept(), receipt, outputs: AtomicU32::new(0) };
-        Self { message: Some(Arc::new(message)), hops, trail: None, caller: None }
+    pub fn message(receipt: Receipt, hops: u8, budget: Budget) -> Self {
+        let message = Message { kept: receipt.is_kept(), receipt };
+        Self { message: Some(Arc::new(message)), budget: Some(budget), hops, trail: None, caller: None }
+    }
+
+    /// The same with what its plugin may put out unasked, where nobody asked.
+    #[must_use]
+    pub fn or_unasked(self, unasked: &Budget) -> Self {
+        Self { budget: self.budget.or_else(|| Some(unasked.clone())), ..self }
+    }
+
+    /// What may still follow; nothing where nobody asked.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref()
     }
 
     /// The inbound message's receipt, to be held by what it causes.
@@ -96,6 +105,8 @@ impl Cause {
         let trail = Trail { plugin: plugin.clone(), before: self.trail.clone() };
         Ok(Self {
             message: self.message.clone(),
+            // Where nobody asked, each plugin answers for what it puts out itself.
+            budget: self.budget.clone().filter(|_| self.message.is_some()),
             hops: self.hops + 1,
             trail: Some(Arc::new(trail)),
             caller: None,
@@ -138,39 +149,27 @@ impl Cause {
     pub fn caller(&self) -> Option<&PluginId> {
         self.caller.as_ref()
     }
-
-    /// Counts outputs against what the inbound message may cause.
-    ///
-    /// # Errors
-    /// A sentence, where it is too much.
-    pub fn spend(&self, outputs: usize) -> Result<(), String> {
-        let Some(message) = &self.message else { return Ok(()) };
-        let outputs = u32::try_from(outputs).unwrap_or(u32::MAX);
-        let before = message.outputs.fetch_add(outputs.min(MAX_OUTPUTS), Ordering::Relaxed);
-        if before.saturating_add(outputs) <= MAX_OUTPUTS {
-            return Ok(());
-        }
-        Err(format!("one message may cause {MAX_OUTPUTS} emits and publishes in all, this one caused more"))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Cause, MAX_HOPS};
-    use crate::{model::PluginId, mqtt::Receipt};
+    use crate::{effects::Budget, model::PluginId, mqtt::Receipt};
 
     #[test]
     fn chains_and_outputs_end() {
         let [ping, pong] = ["ping", "pong"].map(|id| PluginId::parse(id).unwrap());
-        let mut cause = Cause::message(Receipt::default(), 3);
+        let mut cause = Cause::message(Receipt::default(), 3, Budget::of_message());
         for _ in 3..MAX_HOPS {
             cause = cause.next(if cause.hops().is_multiple_of(2) { &ping } else { &pong }).unwrap();
         }
         let cut = cause.next(&ping).unwrap_err();
         assert!(cut.contains("(3 over MQTT → pong → ping → pong → ping → pong → ping → …)"), "{cut}");
         assert_eq!(cause.cut(&ping), Some(cut));
-        assert!(cause.spend(1_000).is_ok());
-        assert!(cause.spend(1).is_err(), "the whole chain shares one count");
-        assert!(Cause::none().spend(5_000).is_ok());
+        assert!(cause.budget().unwrap().spend(1_000).is_ok());
+        assert!(cause.budget().unwrap().spend(1).is_err(), "the whole chain shares one count");
+        let unasked = Budget::of_plugin();
+        let next = Cause::none().or_unasked(&unasked).next(&ping).unwrap();
+        assert!(next.budget().is_none(), "who nobody asked has a measure of its own");
     }
 }

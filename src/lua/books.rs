@@ -69,6 +69,8 @@ pub(super) struct Books {
     timers: BTreeMap<u64, Timer>,
     last_number: u64,
     journal: Journal,
+    /// What may still be put out in all, as the bridge has counted it when it made the call.
+    left: u32,
     /// What the source's top level wrote, until a first call shows that the bridge has it.
     loaded: Vec<Written>,
 }
@@ -90,6 +92,7 @@ impl Books {
             timers: BTreeMap::new(),
             last_number: 0,
             journal: Journal::default(),
+            left: u32::MAX,
             loaded: Vec::new(),
         };
         books.restore(snapshot);
@@ -181,9 +184,14 @@ impl Books {
         self.journal.push(effect, bytes)
     }
 
+    /// Begins a call that may put out so much.
+    pub(super) fn begin(&mut self, left: Option<u32>) {
+        self.left = left.unwrap_or(u32::MAX);
+    }
+
     /// Counts an emit or publish.
     pub(super) fn count_output(&mut self) -> Result<(), Problem> {
-        self.journal.count_output(self.limits.outputs)
+        self.journal.count_output(self.limits.outputs, self.left)
     }
 
     /// The handler of a number.

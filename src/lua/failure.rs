@@ -103,10 +103,7 @@ impl Blame<'_> {
     pub(super) fn vm_error(self, error: &mlua::Error, limits: &Limits) -> Failure {
         match root(error) {
             mlua::Error::MemoryError(_) => self.out_of_memory(limits),
-            mlua::Error::SyntaxError { message, .. } => {
-                self.hook_error(&text::clean(message.as_bytes(), MAX_TEXT))
-            }
-            other => self.hook_error(&text::clean(other.to_string().as_bytes(), MAX_TEXT)),
+            other => self.hook_error(&text::clean(words(other).as_bytes(), MAX_TEXT)),
         }
     }
 
@@ -154,6 +151,17 @@ pub(super) fn root(error: &mlua::Error) -> &mlua::Error {
         mlua::Error::CallbackError { cause, .. } | mlua::Error::WithContext { cause, .. } => root(cause),
         other => other,
     }
+}
+
+/// What an error of mlua's says of itself: for one that Lua raised inside a function of ours, mlua has put its own
+/// traceback behind the text.
+pub(super) fn words(error: &mlua::Error) -> String {
+    let mut words = match root(error) {
+        mlua::Error::RuntimeError(message) | mlua::Error::SyntaxError { message, .. } => message.clone(),
+        other => other.to_string(),
+    };
+    words.truncate(words.find("\nstack traceback:").unwrap_or(words.len()));
+    words
 }
 
 fn object(error: &Value) -> String {

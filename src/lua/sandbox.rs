@@ -84,16 +84,17 @@ fn caught(lua: &Lua, limiter: &Limiter, problem: Value) -> mlua::Result<(bool, V
     if limiter.is_tripped() {
         return Ok((true, Value::Nil));
     }
-    match problem {
+    let problem = match problem {
         Value::Error(error) => {
             let text = match failure::root(&error) {
                 mlua::Error::MemoryError(_) => failure::NO_MEMORY.to_owned(),
-                error => text::clean(error.to_string().as_bytes(), 512),
+                error => text::clean(failure::words(error).as_bytes(), 512),
             };
-            Ok((false, Value::String(lua.create_string(text)?)))
+            Value::String(lua.create_string(text)?)
         }
-        problem => Ok((false, with_line(lua, problem, |_| String::new())?)),
-    }
+        problem => problem,
+    };
+    Ok((false, with_line(lua, problem, |_| String::new())?))
 }
 
 /// An error's text without a line of the prelude's, which C puts before its errors where the prelude calls it, and

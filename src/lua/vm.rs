@@ -54,6 +54,8 @@ pub struct Vm {
     host: Rc<Host>,
     entrance: Entrance,
     chunk: String,
+    /// What was left after the last whole collection, in bytes.
+    collected: Cell<usize>,
 }
 
 /// A function to call and what may come of it.
@@ -79,7 +81,7 @@ impl Vm {
         let raw = api::build(&lua, &host).map_err(sandbox)?;
         let entrance = sandbox::close(&lua, &host.limiter, raw).map_err(sandbox)?;
         lua.gc_collect().and_then(|()| lua.set_memory_limit(memory)).map_err(sandbox)?;
-        Ok((Self { lua, host, entrance, chunk }, source))
+        Ok((Self { lua, host, entrance, chunk, collected: Cell::new(0) }, source))
     }
 
     /// Runs the plugin's source.
@@ -115,7 +117,11 @@ impl Vm {
     pub fn call(&self, call: &Call) -> Done {
         self.host.begin(call.number);
         self.host.cut.replace(call.cut.clone());
-        self.host.books.borrow_mut().forget_loaded();
+        {
+            let mut books = self.host.books.borrow_mut();
+            books.forget_loaded();
+            books.begin(call.left);
+        }
         let (outcome, effects) = match self.find(&call.target) {
             None => (Outcome::Missing, Vec::new()),
             Some(callee) => {
@@ -135,6 +141,7 @@ impl Vm {
                 }
             }
         };
+        self.tidy();
         Done { call: call.number, outcome, effects, memory: self.lua.used_memory() }
     }
 
@@ -177,6 +184,17 @@ impl Vm {
             Target::Hook(_) => {}
             Target::Handler(number) => books.expend_handler(*number),
             Target::Timer(number) => books.expend_timer(*number),
+        }
+    }
+
+    /// Collects what a call has left, where that could make the next one fail: Lua waits until the heap has doubled,
+    /// which near the limit is too late, and what grows a string in one step does not collect at all.
+    fn tidy(&self) {
+        let (used, memory) = (self.lua.used_memory(), self.host.limits.memory);
+        if used > memory / 4 && used.saturating_sub(self.collected.get()) > memory / 8 {
+            // It only fails where there is no heap.
+            let _ = self.lua.gc_collect();
+            self.collected.set(self.lua.used_memory());
         }
     }
 

@@ -118,6 +118,9 @@ pub struct Call {
     /// Why no event may follow from it, where the chain that it is part of has become too long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<String>,
+    /// How many emits and publishes may still follow from what this call goes back to; nothing where nobody counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u32>,
 }
 
 /// What to call.

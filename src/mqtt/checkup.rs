@@ -9,7 +9,7 @@ use rumqttc::{
         Event, Incoming,
         mqttbytes::{
             QoS,
-            v5::{Filter, SubscribeReasonCode},
+            v5::{Filter, PubAck, PubAckReason, SubscribeReasonCode},
         },
     },
 };
@@ -44,10 +44,18 @@ pub enum CheckupError {
     /// No connection, or it broke.
     #[error("{0}")]
     Lost(String),
+    /// It does not let this user publish what it is examined with; what a bridge publishes is another matter.
+    #[error("the broker refuses this user's publishes to `{place}`: {reason}")]
+    Refused {
+        /// The filter of all that is published.
+        place: String,
+        /// The reason code's name.
+        reason: String,
+    },
     /// It does not let this user hear its own messages.
-    #[error("the broker does not let this user subscribe to `{0}`: allow it, or examine it as another user")]
-    Refused(String),
-    /// It does not answer.
+    #[error("the broker does not let this user hear what is published to `{0}`")]
+    Unheard(String),
+    /// It does not answer, whatever else it says.
     #[error("the broker did not answer within {} s", PATIENCE.as_secs())]
     Silent,
 }
@@ -65,6 +73,8 @@ pub enum CheckupError {
 pub struct Checkup {
     config: Config,
     line: Line,
+    /// What the broker must let this user use: `<base>/doctor/#`.
+    place: String,
     /// Below it is everything that is published here.
     private: String,
     /// What it says of itself, where it does.
@@ -100,9 +110,10 @@ impl Checkup {
     /// See [`CheckupError`].
     pub async fn open(config: &Config, base: &Topic) -> Result<Self, CheckupError> {
         let name = format!("jarvis-bridge-doctor-{}", uuid::Uuid::now_v7().simple());
+        let place = format!("{base}/doctor/#");
         let private = format!("{base}/doctor/{}", uuid::Uuid::now_v7().simple());
         let (line, _, limits) = Line::open(config, name, Session::Fresh(Duration::ZERO)).await?;
-        Ok(Self { config: config.clone(), line, private, version: None, limits })
+        Ok(Self { config: config.clone(), line, place, private, version: None, limits })
     }
 
     /// Measures steps on this one connection, one after the other. A copy at QoS 0 asks for no answer: where the
@@ -113,7 +124,8 @@ impl Checkup {
     /// See [`CheckupError`].
     pub async fn echo(&mut self) -> Result<Echo, CheckupError> {
         let topic = format!("{}/echo", self.private);
-        self.line.subscribe(&[&topic, VERSION], QoS::AtMostOnce).await?;
+        let granted = self.line.subscribe(&[&topic, VERSION], QoS::AtMostOnce).await?;
+        self.subscribed(granted)?;
         let nobody = format!("{}/nobody", self.private);
         let acknowledged = self.measure(&nobody, 0).await?;
         let echoed = self.measure(&topic, 1).await?;
@@ -126,25 +138,50 @@ impl Checkup {
         let end = Instant::now() + MEASURED;
         while times.len() < ROUNDS && Instant::now() < end {
             let begun = Instant::now();
-            self.line.publish(topic)?;
-            let mut outstanding = 1 + copies;
-            while outstanding > 0 {
-                match self.line.event(PATIENCE).await? {
-                    Event::Incoming(Incoming::PubAck(_)) => outstanding -= 1,
-                    Event::Incoming(Incoming::Publish(heard)) if heard.topic == topic.as_bytes() => {
-                        outstanding -= 1;
-                    }
-                    Event::Incoming(Incoming::Publish(heard)) if heard.topic == VERSION.as_bytes() => {
-                        self.version =
-                            Some(crate::model::shown(&String::from_utf8_lossy(&heard.payload), 80));
-                    }
-                    _ => {}
-                }
-            }
+            self.step(topic, copies).await?;
             times.push(begun.elapsed());
         }
         let settled = times.split_off(times.len() / 2);
         Ok(median(settled))
+    }
+
+    /// Publishes one message and waits for its acknowledgement and so many copies.
+    async fn step(&mut self, topic: &str, mut copies: usize) -> Result<(), CheckupError> {
+        let until = Instant::now() + PATIENCE;
+        self.line.publish(topic)?;
+        let mut acknowledged = false;
+        while !acknowledged || copies > 0 {
+            match self.line.event(until).await {
+                Ok(Event::Incoming(Incoming::PubAck(ack))) => {
+                    self.accepted(&ack)?;
+                    acknowledged = true;
+                }
+                Ok(Event::Incoming(Incoming::Publish(heard))) if heard.topic == topic.as_bytes() => {
+                    copies = copies.saturating_sub(1);
+                }
+                Ok(Event::Incoming(Incoming::Publish(heard))) if heard.topic == VERSION.as_bytes() => {
+                    self.version = Some(crate::model::shown(&String::from_utf8_lossy(&heard.payload), 80));
+                }
+                Ok(_) => {}
+                // Brokers take a subscription, acknowledge, and give away nothing, where an access list says so.
+                Err(CheckupError::Silent) if acknowledged => {
+                    return Err(CheckupError::Unheard(self.place.clone()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn accepted(&self, ack: &PubAck) -> Result<(), CheckupError> {
+        match ack.reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
+            reason => Err(CheckupError::Refused { place: self.place.clone(), reason: format!("{reason:?}") }),
+        }
+    }
+
+    fn subscribed(&self, granted: bool) -> Result<(), CheckupError> {
+        if granted { Ok(()) } else { Err(CheckupError::Unheard(self.place.clone())) }
     }
 
     /// Lets a client of its own go away, publishes [`QUEUED`] small messages for it, and counts what is left
@@ -156,7 +193,7 @@ impl Checkup {
         let topic = format!("{}/queue", self.private);
         let name = format!("jarvis-bridge-doctor-{}", uuid::Uuid::now_v7().simple());
         let (mut away, _, _) = Line::open(&self.config, name.clone(), Session::Fresh(SESSION)).await?;
-        away.subscribe(&[&topic], QoS::AtLeastOnce).await?;
+        self.subscribed(away.subscribe(&[&topic], QoS::AtLeastOnce).await?)?;
         away.leave().await?;
         self.flood(&topic).await?;
         let (mut back, present, _) = Line::open(&self.config, name, Session::Resumed).await?;
@@ -171,13 +208,15 @@ impl Checkup {
     async fn flood(&mut self, topic: &str) -> Result<(), CheckupError> {
         let window = usize::from(self.limits.receive_maximum.min(WINDOW));
         let (mut sent, mut confirmed) = (0, 0);
+        let mut until = Instant::now() + PATIENCE;
         while confirmed < QUEUED {
             while sent < QUEUED && sent - confirmed < window {
                 self.line.publish(topic)?;
                 sent += 1;
             }
-            if let Event::Incoming(Incoming::PubAck(_)) = self.line.event(PATIENCE).await? {
-                confirmed += 1;
+            // One that is refused is one that is not kept, and the count will say so.
+            if let Event::Incoming(Incoming::PubAck(_)) = self.line.event(until).await? {
+                (confirmed, until) = (confirmed + 1, Instant::now() + PATIENCE);
             }
         }
         Ok(())
@@ -210,16 +249,22 @@ impl Line {
         options.set_clean_start(clean);
         // A subscription, a full window and the end.
         let mut line = Self(Link::open(options, usize::from(WINDOW) + 2, Peer::new(config, client_id)));
+        let until = Instant::now() + 2 * PATIENCE;
         loop {
-            if let Event::Incoming(Incoming::ConnAck(ack)) = line.event(2 * PATIENCE).await? {
+            if let Event::Incoming(Incoming::ConnAck(ack)) = line.event(until).await? {
                 let limits = BrokerLimits::from_connack(&ack);
                 return Ok((line, ack.session_present, limits));
             }
         }
     }
 
-    async fn event(&mut self, patience: Duration) -> Result<Event, CheckupError> {
-        let event = timeout_at(Instant::now() + patience, self.0.next()).await;
+    /// The next event. Until when, and not for how long: pings are events too.
+    async fn event(&mut self, until: Instant) -> Result<Event, CheckupError> {
+        // An event that is there already would come before any time-out, for as long as they come without a pause.
+        if Instant::now() >= until {
+            return Err(CheckupError::Silent);
+        }
+        let event = timeout_at(until, self.0.next()).await;
         event.map_err(|_| CheckupError::Silent)?.map_err(lost)
     }
 
@@ -228,26 +273,28 @@ impl Line {
         sent.map_err(|error| CheckupError::Lost(error.to_string()))
     }
 
-    /// Subscribes; the first filter must be granted.
-    async fn subscribe(&mut self, filters: &[&str], qos: QoS) -> Result<(), CheckupError> {
+    /// Subscribes; gives whether the first filter was granted.
+    async fn subscribe(&mut self, filters: &[&str], qos: QoS) -> Result<bool, CheckupError> {
         let wanted = filters.iter().map(|filter| Filter::new(*filter, qos));
         let sent = self.0.client.try_subscribe_many(wanted);
         sent.map_err(|error| CheckupError::Lost(error.to_string()))?;
+        let until = Instant::now() + PATIENCE;
         loop {
-            let Event::Incoming(Incoming::SubAck(ack)) = self.event(PATIENCE).await? else { continue };
-            return match ack.return_codes.first() {
-                Some(SubscribeReasonCode::Success(granted)) if *granted == qos => Ok(()),
-                _ => Err(CheckupError::Refused(filters.first().copied().unwrap_or_default().into())),
-            };
+            if let Event::Incoming(Incoming::SubAck(ack)) = self.event(until).await? {
+                let first = ack.return_codes.first();
+                return Ok(matches!(first, Some(SubscribeReasonCode::Success(granted)) if *granted == qos));
+            }
         }
     }
 
     /// How many messages come, until there were enough or no more come.
     async fn count(&mut self, enough: usize) -> Result<usize, CheckupError> {
-        let mut count = 0;
+        let (mut count, mut until) = (0, Instant::now() + SILENCE);
         while count < enough {
-            match self.event(SILENCE).await {
-                Ok(Event::Incoming(Incoming::Publish(_))) => count += 1,
+            match self.event(until).await {
+                Ok(Event::Incoming(Incoming::Publish(_))) => {
+                    (count, until) = (count + 1, Instant::now() + SILENCE);
+                }
                 Ok(_) => {}
                 Err(CheckupError::Silent) => break,
                 Err(error) => return Err(error),
@@ -259,8 +306,9 @@ impl Line {
     /// Says good-bye, so that no will and no time-out is waited for.
     async fn leave(mut self) -> Result<(), CheckupError> {
         self.0.client.try_disconnect().map_err(|error| CheckupError::Lost(error.to_string()))?;
+        let until = Instant::now() + PATIENCE;
         loop {
-            if let Event::Outgoing(Outgoing::Disconnect) = self.event(PATIENCE).await? {
+            if let Event::Outgoing(Outgoing::Disconnect) = self.event(until).await? {
                 return Ok(());
             }
         }

@@ -41,8 +41,8 @@ pub struct InboundProperties {
     pub content_type: Option<String>,
     /// User properties, in order.
     pub user: Vec<(String, String)>,
-    /// The identifiers of the subscriptions that this copy is for; none where the broker knows none. They mean
-    /// something in one run only.
+    /// The identifiers of the subscriptions that this copy is for, as they were when it was published; none where
+    /// the broker knows none.
     #[serde(skip)]
     pub subscription_ids: Vec<usize>,
     /// For how many seconds more it is of interest.
@@ -127,7 +127,15 @@ mod tests {
 
     #[test]
     fn payloads_survive_merged_subscription_ids() {
-        for ids in [vec![], vec![1], vec![1, 2], vec![1, 2, 3], vec![300, 2, 70_000, 4, 5]] {
+        for ids in [
+            vec![],
+            vec![1],
+            vec![1, 2],
+            vec![1, 2, 3],
+            vec![300, 2, 70_000, 4, 5],
+            vec![268_435_455],
+            vec![9_999_999, 1, 268_435_455],
+        ] {
             let properties =
                 PublishProperties { subscription_identifiers: ids.clone(), ..PublishProperties::default() };
             let mut publish = Publish::new("a/b", QoS::AtLeastOnce, "{}", Some(properties));

@@ -143,11 +143,15 @@ impl Peer {
             // until the broker closes.
             closed if is_closed(closed) && phase == Phase::Opening => Loss::soon(format!(
                 "the broker at {address} closed the connection instead of answering: it may speak only MQTT \
-                 3.1.1 while the bridge needs MQTT 5, or its log says why"
+                 3.1.1 while the bridge needs MQTT 5, or expect encryption, or be no broker; its log says why"
             )),
             closed if is_closed(closed) => Loss::soon(format!(
                 "the broker at {address} closed the connection and did not say why: it stopped, or another \
                  client uses the client id `{client_id}`"
+            )),
+            StateError::Deserialization(_) if phase == Phase::Opening => Loss::later(format!(
+                "what answers at {address} does not speak MQTT: check the port in `mqtt.url`, and that it is the one \
+                 without encryption"
             )),
             StateError::AwaitPingResp => Loss::soon(format!("the broker at {address} does not answer pings")),
             other => Loss::soon(format!("the connection to {address} broke: {other}")),

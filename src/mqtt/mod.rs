@@ -40,4 +40,4 @@ pub use outbox::{Outbox, OutboxCounters, Outgoing, OutgoingProperties, Refused};
 pub use receipt::{Receipt, WeakReceipt};
 pub use session::{Session, SessionCounters};
 pub use status::{BrokerLimits, RefusedSubscription, State, Status};
-pub use subscriptions::{RetainHandling, Subscription};
+pub use subscriptions::{LARGEST_ID, RetainHandling, Subscription};

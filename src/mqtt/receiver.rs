@@ -272,6 +272,15 @@ impl Receiver {
                 self.publish_subscriptions();
                 noted.send(()).ok();
             }
+            Some(Command::ForgetUnwanted(noted)) => {
+                for filter in self.subscriptions.decide() {
+                    if connected {
+                        self.subscriptions.tell(Change::Unsubscribe(filter));
+                    }
+                }
+                self.publish_subscriptions();
+                noted.send(()).ok();
+            }
             Some(Command::Stop(stopper)) => self.stop(Some(stopper)),
             None => self.stop(None),
         }

@@ -71,12 +71,13 @@ pub(super) struct Counters {
 pub(super) enum Command {
     Subscribe(Subscription, oneshot::Sender<()>),
     Unsubscribe(Filter, oneshot::Sender<()>),
+    ForgetUnwanted(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
 impl Session {
-    /// Opens the connection and keeps it open. `known` are the filters that an earlier run had: what of them
-    /// is not wanted now is unsubscribed. Must be called in a tokio runtime.
+    /// Opens the connection and keeps it open. `known` are the filters that an earlier run had: they stay until
+    /// [`Session::forget_unwanted`]. Must be called in a tokio runtime.
     #[must_use]
     pub fn start(config: &Config, wanted: Vec<Subscription>, known: Vec<Filter>) -> (Self, Inbox) {
         let receive_maximum = config.receive_maximum.max(1);
@@ -107,6 +108,12 @@ impl Session {
     /// Wants a filter no longer. Returns when that is noted.
     pub async fn unsubscribe(&self, filter: Filter) {
         self.command(|noted| Command::Unsubscribe(filter, noted)).await;
+    }
+
+    /// Unsubscribes what an earlier run had and is not wanted by now. Until then the broker keeps for it what comes:
+    /// whoever wants it again misses nothing.
+    pub async fn forget_unwanted(&self) {
+        self.command(Command::ForgetUnwanted).await;
     }
 
     /// Acknowledges what is settled and disconnects, subscriptions and session kept. What arrived and is not

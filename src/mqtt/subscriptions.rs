@@ -15,7 +15,7 @@ use crate::model::Filter;
 pub struct Subscription {
     /// To what.
     pub filter: Filter,
-    /// Comes back with each message; 1 to 268,435,455, else there is none.
+    /// Comes back with each message; 1 to [`LARGEST_ID`], else there is none.
     pub id: usize,
     /// 0 or 1.
     pub qos: u8,
@@ -37,8 +37,8 @@ pub enum RetainHandling {
     Never,
 }
 
-/// The largest number in a variable byte integer (MQTT 5 §1.5.5).
-const LARGEST_ID: usize = 268_435_455;
+/// The largest identifier of a subscription, as of any variable byte integer (MQTT 5 §1.5.5).
+pub const LARGEST_ID: usize = 268_435_455;
 
 /// A change that the broker has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +50,10 @@ pub(super) enum Change {
 /// The filters of a session.
 pub(super) struct Subscriptions {
     wanted: Vec<Subscription>,
-    /// What the broker may still have from before.
+    /// What the broker may still have and is to give up.
     unwanted: Vec<Filter>,
+    /// What the broker may have from an earlier run, while it is open whether that is still wanted.
+    undecided: Vec<Filter>,
     /// What to tell the broker on this connection; empty while there is none.
     queue: VecDeque<Change>,
     /// What it was told and has not answered, with the packet identifier once that is known.
@@ -59,10 +61,16 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// `known` are the filters that the broker's session may have from an earlier run.
+    /// `known` are the filters that the broker's session may have from an earlier run: they stay until
+    /// [`Subscriptions::decide`].
     pub(super) fn new(wanted: Vec<Subscription>, known: Vec<Filter>) -> Self {
-        let mut all =
-            Self { wanted: Vec::new(), unwanted: known, queue: VecDeque::new(), sent: VecDeque::new() };
+        let mut all = Self {
+            wanted: Vec::new(),
+            unwanted: Vec::new(),
+            undecided: known,
+            queue: VecDeque::new(),
+            sent: VecDeque::new(),
+        };
         for subscription in wanted {
             all.want(subscription);
         }
@@ -71,7 +79,8 @@ impl Subscriptions {
 
     /// Every filter that the broker may have.
     pub(super) fn filters(&self) -> Vec<Filter> {
-        self.wanted.iter().map(|wanted| &wanted.filter).chain(&self.unwanted).cloned().collect()
+        let wanted = self.wanted.iter().map(|wanted| &wanted.filter);
+        wanted.chain(&self.unwanted).chain(&self.undecided).cloned().collect()
     }
 
     /// How many changes the broker has not answered.
@@ -101,6 +110,7 @@ impl Subscriptions {
     /// Wants a filter from now on.
     pub(super) fn want(&mut self, subscription: Subscription) {
         self.unwanted.retain(|filter| *filter != subscription.filter);
+        self.undecided.retain(|filter| *filter != subscription.filter);
         match self.wanted.iter_mut().find(|wanted| wanted.filter == subscription.filter) {
             Some(wanted) => *wanted = subscription,
             None => self.wanted.push(subscription),
@@ -113,6 +123,13 @@ impl Subscriptions {
         if !self.unwanted.contains(filter) {
             self.unwanted.push(filter.clone());
         }
+    }
+
+    /// All that is wanted of an earlier run's filters is wanted by now; gives the rest, which is wanted no longer.
+    pub(super) fn decide(&mut self) -> Vec<Filter> {
+        let rest = std::mem::take(&mut self.undecided);
+        rest.iter().for_each(|filter| self.unwant(filter));
+        rest
     }
 
     /// Has the broker told of a change, on a connection that stands.
@@ -214,19 +231,19 @@ mod tests {
 
     #[test]
     fn a_connect_subscribes_what_is_wanted_and_ends_what_is_not() {
-        let known = vec![filter("old/#"), filter("a")];
+        let known = vec![filter("old/#"), filter("late"), filter("a")];
         let mut all = Subscriptions::new(vec![subscription("a", 1), subscription("b", 2)], known);
+        let wanted = [Change::Subscribe(subscription("a", 1)), Change::Subscribe(subscription("b", 2))];
         all.connected();
-        let told = drain(&mut all);
-        assert_eq!(
-            told,
-            [
-                Change::Subscribe(subscription("a", 1)),
-                Change::Subscribe(subscription("b", 2)),
-                Change::Unsubscribe(filter("old/#")),
-            ]
-        );
-        assert_eq!(all.filters(), [filter("a"), filter("b"), filter("old/#")]);
+        assert_eq!(drain(&mut all), wanted, "what an earlier run had may be wanted yet");
+        all.want(subscription("late", 3));
+        assert_eq!(all.decide(), [filter("old/#")]);
+        all.connected();
+        let late = Change::Subscribe(subscription("late", 3));
+        let rest = [late, Change::Unsubscribe(filter("old/#"))];
+        assert_eq!(drain(&mut all), [&wanted[..], &rest[..]].concat());
+        assert_eq!(all.filters(), ["a", "b", "late", "old/#"].map(filter));
+        assert_eq!(all.decide(), []);
     }
 
     #[test]

@@ -21,7 +21,6 @@ use super::{
     job::{Aim, Flight, Job},
     mail::{Mail, Step},
     mailbox::Inbox,
-    pace::Pace,
     perform::Performer,
     runner::{Newborn, Runner, Trouble, describe},
     shared::{Shared, trace_line},
@@ -71,7 +70,6 @@ pub(super) struct Actor {
     pub(super) attempts: u32,
     /// Whether a call was given another worker since one came back.
     pub(super) has_spared: bool,
-    pub(super) pace: Pace,
     pub(super) breaker: Breaker,
     pub(super) strikes: Strikes,
     pub(super) checkup: Checkup,
@@ -82,9 +80,14 @@ pub(super) struct Actor {
     pub(super) hush: Hush,
     pub(super) undone: Arc<Notify>,
     pub(super) order: Option<Control>,
+    /// Whether the last call took next to no time.
+    pub(super) is_quick: bool,
     /// Whether a timer came last: then mail that waits comes first, so that neither starves the other.
     pub(super) after_timer: bool,
 }
+
+/// A call that is shorter than this gains by being written ahead.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// A worker in the making.
 pub(super) type Coming = Pin<Box<dyn Future<Output = Result<Box<Newborn>, Trouble>> + Send>>;
@@ -134,7 +137,6 @@ impl Actor {
             free_since: Instant::now(),
             attempts: 0,
             has_spared: false,
-            pace: Pace::default(),
             breaker: Breaker::new(breaker),
             strikes: Strikes::new(breaker),
             checkup,
@@ -145,6 +147,7 @@ impl Actor {
             hush: Hush::default(),
             undone,
             order: None,
+            is_quick: false,
             after_timer: false,
         };
         actor.take_over(newborn).await?;
@@ -200,9 +203,11 @@ impl Actor {
     /// Whether there is a worker that takes another call, and the performer takes what may come of it: nothing
     /// here waits for either, so that an order is always heard.
     fn has_room(&self) -> bool {
-        self.runner.as_ref().is_some_and(|runner| runner.link.has_room())
-            && self.flights.len() < self.pace.calls()
-            && self.performer.capacity() > self.flights.len()
+        // Calls are written ahead to save the way through the pipe. What takes long saves nothing by it, and would keep
+        // an order or a message waiting for all that was written.
+        let ahead = self.is_quick || self.flights.len() < 2;
+        let takes = self.runner.as_ref().is_some_and(|runner| runner.link.has_room());
+        ahead && takes && self.performer.capacity() > self.flights.len()
     }
 
     async fn turn(&mut self) -> Turn {
@@ -254,14 +259,15 @@ impl Actor {
 
     fn write_next(&mut self) {
         let (Some(runner), Some(mut job)) = (&mut self.runner, self.queue.pop_front()) else { return };
-        if job.reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
-            // Whoever asked has given up.
-            return self.breaker.untried(Instant::now());
+        if job.is_given_up() {
+            self.breaker.untried(Instant::now());
+            return;
         }
         let target = job.target.target();
         let input = std::mem::replace(&mut job.input, Input::Nothing);
         let cut = job.cause.cut(self.shared.id());
-        let call = Call { number: runner.link.next_call(), target, input, cut };
+        let left = Some(job.cause.budget().unwrap_or(self.shared.unasked()).left());
+        let call = Call { number: runner.link.next_call(), target, input, cut, left };
         match runner.link.call(&call) {
             Ok(()) => self.flights.push_back(Flight { job, call, began: Instant::now() }),
             Err(error) => {
@@ -308,7 +314,9 @@ impl Actor {
     pub(super) fn time_of(&mut self, flight: &Flight) -> Duration {
         let (now, free_since) = (Instant::now(), self.free_since);
         self.free_since = now;
-        now.duration_since(flight.began.max(free_since))
+        let ran = now.duration_since(flight.began.max(free_since));
+        self.is_quick = ran < QUICK;
+        ran
     }
 }
 

@@ -21,9 +21,6 @@ use crate::{
     model::{ErrorCode, Failure, frame::Input},
 };
 
-/// How long a filter is waited for: every message goes through each.
-pub(super) const FILTER: Duration = Duration::from_secs(10);
-
 /// As much of a result as the bridge must read.
 #[derive(Deserialize)]
 struct Peek {
@@ -63,14 +60,14 @@ async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) 
     }
 }
 
-/// Waits for all of them at once: a plugin that takes long keeps no other one from its mail.
-pub(super) async fn all<T>(asked: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = asked.into_iter().map(|asked| Some(Box::pin(asked))).collect();
+/// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
+pub(super) async fn all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|post| Some(Box::pin(post))).collect();
     let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
     poll_fn(|context| {
-        for (asked, done) in waiting.iter_mut().zip(&mut done) {
-            if let Some(Poll::Ready(value)) = asked.as_mut().map(|asked| asked.as_mut().poll(context)) {
-                (*asked, *done) = (None, Some(value));
+        for (post, done) in waiting.iter_mut().zip(&mut done) {
+            if let Some(Poll::Ready(value)) = post.as_mut().map(|post| post.as_mut().poll(context)) {
+                (*post, *done) = (None, Some(value));
             }
         }
         if waiting.iter().any(Option::is_some) { Poll::Pending } else { Poll::Ready(()) }
@@ -103,25 +100,23 @@ fn gone(shared: &Shared) -> String {
     }
 }
 
-/// Asks and waits, but no longer than this: others wait for the answer too. What has not begun then never will.
-pub(super) async fn ask_within(
-    shared: &Shared,
-    hook: &'static str,
-    input: Input,
-    cause: &Cause,
-    patience: Duration,
-) -> Step {
-    let asked = tokio::time::timeout(patience, ask(shared, hook, input, cause));
-    asked.await.unwrap_or_else(|_| {
-        shared.stats().refused();
-        let text = format!(
-            "plugin `{}`: {hook} was not answered within {} s; {} messages wait for the plugin",
-            shared.id(),
-            patience.as_secs(),
-            shared.mailbox().behind()
-        );
-        Step { outcome: Err(Failure::new(ErrorCode::Timeout, text)), ran: patience }
-    })
+/// Asks one of several, and waits no longer than its longest call may take: the others shall not wait for all that may
+/// lie before it. A call that had not begun by then is not made.
+pub(super) async fn ask_among(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
+    let patience = shared.patience();
+    match tokio::time::timeout(patience, ask(shared, hook, input, cause)).await {
+        Ok(step) => step,
+        Err(_) => {
+            let text = format!(
+                "plugin `{}`: {hook} did not come to an end within {} s: {} messages wait for it",
+                shared.id(),
+                patience.as_secs(),
+                shared.mailbox().behind()
+            );
+            shared.stats().refused();
+            Step { outcome: Err(Failure::new(ErrorCode::Timeout, text)), ran: patience }
+        }
+    }
 }
 
 /// Asks and waits.

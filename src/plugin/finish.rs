@@ -27,7 +27,6 @@ impl Actor {
         let Some(flight) = self.flights.pop_front() else { return };
         let ran = self.time_of(&flight);
         self.has_spared = false;
-        self.pace.took(ran);
         let Flight { job, .. } = flight;
         if let Aim::Timer(timer) = job.target {
             self.ears.fired(timer);
@@ -81,10 +80,9 @@ impl Actor {
             runner.check(&self.ears, effects).map_err(Blame::Worker)?;
         }
         let outputs = effects.iter().filter(|effect| is_output(effect)).count();
-        let spent = self.check_backlog(effects).and_then(|()| match cause.has_message() {
-            true => cause.spend(outputs),
-            false => self.shared.allowance().spend(outputs),
-        });
+        let spent = self
+            .check_backlog(effects)
+            .and_then(|()| cause.budget().unwrap_or(self.shared.unasked()).spend(outputs));
         spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))

@@ -35,6 +35,13 @@ pub(super) struct Flight {
     pub(super) began: Instant,
 }
 
+impl Job {
+    /// Whether who asked does not wait any more: then nothing of it shall happen.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.target, Aim::Hook(_)) && self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+}
+
 impl Aim {
     /// As the worker is told.
     pub(super) fn target(self) -> Target {

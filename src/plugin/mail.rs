@@ -82,7 +82,10 @@ impl Mail {
             Self::Hook { input: Input::Value(value), .. } => value.get().len(),
             Self::Hook { .. } => 0,
             Self::Event { event, .. } => event.data.get().len(),
-            Self::Message { message, .. } => message.payload.as_bytes().len() + message.topic.len(),
+            Self::Message { message, .. } => {
+                let user = message.properties.user.iter().map(|(name, value)| name.len() + value.len());
+                message.payload.as_bytes().len() + message.topic.len() + user.sum::<usize>()
+            }
         }
     }
 

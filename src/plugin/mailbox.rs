@@ -259,7 +259,7 @@ mod tests {
 
     use super::{Crowd, Lane, MAX_KIB, MOST_BYTES, PART, Returned, open};
     use crate::{
-        effects::Cause,
+        effects::{Budget, Cause},
         model::{frame::Input, message::EventInfo},
         plugin::mail::{Event, Mail},
     };
@@ -321,7 +321,7 @@ mod tests {
         crowd.set(true);
         assert!(matches!(mailbox.press(event(1)), Err(Returned::Behind(10))));
         let (receipt, _settled) = crate::mqtt::Receipt::kept();
-        let cause = Cause::message(receipt, 0);
+        let cause = Cause::message(receipt, 0, Budget::of_message());
         let kept = Mail::Hook { hook: "on_chat", input: Input::Nothing, cause, reply: oneshot::channel().0 };
         assert!(mailbox.press(kept).is_ok(), "what an earlier run has taken is refused nowhere");
         crowd.set(false);

@@ -56,6 +56,9 @@ struct Inner {
 /// How long a plugin is waited for in unloading: its longest call and a little more.
 const ENDS: Duration = Duration::from_secs(65);
 
+/// What a plugin gets beyond the longest that one call may take before the others no longer wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the manager remembers of a file.
 #[derive(Debug)]
 struct Known {
@@ -256,7 +259,13 @@ impl Manager {
         let (mailbox, mail) =
             mailbox::open(blueprint.limits.mailbox, blueprint.limits.backlog, self.registry().crowd());
         let (control, orders) = mpsc::channel(4);
-        let shared = Shared::new(&blueprint, mailbox, control);
+        let shared = Shared::new(
+            blueprint.manifest.clone(),
+            blueprint.rights.permissions().to_vec(),
+            mailbox,
+            control,
+            Duration::from_millis(blueprint.limits.total_ms) + PATIENCE,
+        );
         self.registry().add(shared.clone());
         let context = &self.0.context;
         let started = match Newborn::start(&blueprint, context).await {

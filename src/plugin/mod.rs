@@ -5,7 +5,6 @@
 //! `turnover` changes its worker, `breaker` says when it is left alone), `registry` asks them.
 
 mod actor;
-mod allowance;
 mod ask;
 mod backlog;
 mod blueprint;
@@ -28,7 +27,6 @@ mod mailbox;
 mod manager;
 pub mod manifest;
 mod notice;
-mod pace;
 mod perform;
 mod registry;
 mod runner;

@@ -17,7 +17,7 @@ use serde_json::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    ask::{FILTER, all, ask, ask_within, drop_in},
+    ask::{all, ask, ask_among, drop_in},
     filter::Filtered,
     info::{PluginDetails, PluginInfo, details, info, refused},
     mail::{Event, Heard, Mail, Step},
@@ -149,9 +149,9 @@ impl Registry {
         let routes = self.routes();
         let Some(plugins) = routes.hooks.get(hook) else { return Vec::new() };
         let input = || Input::Value(input.to_owned());
-        let asked = plugins.iter().map(|shared| ask_within(shared, hook, input(), cause, shared.patience()));
-        let steps = all(asked).await;
-        plugins.iter().map(|shared| shared.id().clone()).zip(steps).collect()
+        let asked = plugins.iter().map(|shared| ask_among(shared, hook, input(), cause));
+        let answers = all(asked).await;
+        plugins.iter().map(|shared| shared.id().clone()).zip(answers).collect()
     }
 
     /// Runs a command: the plugin that declares it alone, else every plugin with `on_command` in priority
@@ -176,7 +176,7 @@ impl Registry {
         for shared in routes.hooks.get("on_command").into_iter().flatten() {
             // Who waits for this very call cannot be asked.
             let Ok(waiting) = self.wait_for(shared.id(), name, cause) else { continue };
-            let step = ask_within(shared, "on_command", input(), cause, shared.patience()).await;
+            let step = ask_among(shared, "on_command", input(), cause).await;
             drop(waiting);
             let answered = matches!(step.outcome, Ok(Some(_)));
             if !matches!(step.outcome, Ok(None)) {
@@ -270,6 +270,13 @@ impl Registry {
         dropped
     }
 
+    /// The plugins with a subscription that a topic matches.
+    #[must_use]
+    pub fn listeners(&self, topic: &str) -> Vec<PluginId> {
+        let listens = |shared: &Shared| shared.facts().filters.iter().any(|filter| filter.matches(topic));
+        self.all().iter().filter(|shared| listens(shared)).map(|shared| shared.id().clone()).collect()
+    }
+
     /// Sends a message through the filters of every plugin, in priority order.
     pub async fn filter(&self, hook: &'static str, message: Map<String, Value>, cause: &Cause) -> Filtered {
         let routes = self.routes();
@@ -277,7 +284,7 @@ impl Registry {
         let mut filtered = Filtered::of(message);
         for shared in plugins {
             let Ok(input) = to_raw_value(&filtered.message) else { break };
-            let step = ask_within(shared, hook, Input::Value(input), cause, FILTER).await;
+            let step = ask_among(shared, hook, Input::Value(input), cause).await;
             if filtered.take(shared.id(), hook, step) {
                 break;
             }

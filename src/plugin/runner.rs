@@ -191,7 +191,7 @@ impl Runner {
         input: Input,
     ) -> Result<(Outcome, Vec<Effect>), Trouble> {
         let what = describe(&target);
-        let call = Call { number: self.link.next_call(), target, input, cut: None };
+        let call = Call { number: self.link.next_call(), target, input, cut: None, left: None };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
         let done = self.done(&Cause::none()).await;
         let done = done.map_err(|death| died(self.id(), &what, &death))?;
@@ -248,7 +248,7 @@ impl Newborn {
 /// Counts a publish outside of the hook that no message asked for; the others are counted with their message.
 fn spend_now(context: &Context, id: &PluginId, cause: &Cause) -> Result<(), String> {
     match context.registry.get(id.as_str()) {
-        Some(shared) if !cause.has_message() => shared.allowance().spend(1),
+        Some(shared) if cause.budget().is_none() => shared.unasked().spend(1),
         _ => Ok(()),
     }
 }

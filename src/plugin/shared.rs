@@ -11,20 +11,16 @@ use tokio::sync::mpsc;
 
 use super::{
     actor::Control,
-    allowance::Allowance,
     backlog::Backlog,
-    blueprint::Blueprint,
     mailbox::Mailbox,
     manifest::Manifest,
     stats::{PluginHealth, Stats},
 };
 use crate::{
-    effects::Hush,
+    effects::{Budget, Hush},
     model::{Failure, Filter, Permission, PluginId, shown},
 };
 
-/// What a call that is ended at its limit needs to be answered.
-const GRACE: Duration = Duration::from_secs(1);
 /// Bytes of a traceback that are kept.
 const MAX_TRACE: usize = 4096;
 /// Characters of one line of it.
@@ -56,9 +52,9 @@ struct Inner {
     facts: Mutex<Facts>,
     stats: Mutex<Stats>,
     mailbox: Mailbox,
-    patience: Duration,
     control: mpsc::Sender<Control>,
-    allowance: Mutex<Allowance>,
+    patience: Duration,
+    unasked: Budget,
     backlog: Backlog,
     drops: Mutex<Hush>,
 }
@@ -129,11 +125,17 @@ pub(super) fn trace_line(failure: &Failure) -> Option<String> {
 }
 
 impl Shared {
-    pub(super) fn new(blueprint: &Blueprint, mailbox: Mailbox, control: mpsc::Sender<Control>) -> Self {
-        let id = blueprint.manifest.id.clone();
+    pub(super) fn new(
+        manifest: Arc<Manifest>,
+        permissions: Vec<Permission>,
+        mailbox: Mailbox,
+        control: mpsc::Sender<Control>,
+        patience: Duration,
+    ) -> Self {
+        let id = manifest.id.clone();
         let facts = Facts {
-            manifest: blueprint.manifest.clone(),
-            permissions: blueprint.rights.permissions().to_vec(),
+            manifest,
+            permissions,
             state: State::Loading,
             hooks: BTreeSet::new(),
             patterns: Vec::new(),
@@ -145,9 +147,9 @@ impl Shared {
             facts: Mutex::new(facts),
             stats: Mutex::new(Stats::default()),
             mailbox,
-            patience: Duration::from_millis(blueprint.limits.total_ms) + GRACE,
             control,
-            allowance: Mutex::new(Allowance::new()),
+            patience,
+            unasked: Budget::of_plugin(),
             backlog: Backlog::default(),
             drops: Mutex::default(),
         }))
@@ -167,6 +169,11 @@ impl Shared {
         self.0.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For how long others wait for it.
+    pub(super) fn patience(&self) -> Duration {
+        self.0.patience
+    }
+
     pub(super) fn mailbox(&self) -> &Mailbox {
         &self.0.mailbox
     }
@@ -174,11 +181,6 @@ impl Shared {
     /// Its counters, and what waits for it.
     pub(super) fn health(&self) -> PluginHealth {
         PluginHealth { waiting: self.mailbox().behind(), ..self.stats().health() }
-    }
-
-    /// How long whoever asks several plugins waits for this one: as long as one call may take.
-    pub(super) fn patience(&self) -> Duration {
-        self.0.patience
     }
 
     /// Counts an event that its full mailbox dropped; gives how many, where it is time to say so again.
@@ -189,8 +191,8 @@ impl Shared {
     }
 
     /// What it may put out without having been asked.
-    pub(super) fn allowance(&self) -> MutexGuard<'_, Allowance> {
-        self.0.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn unasked(&self) -> &Budget {
+        &self.0.unasked
     }
 
     /// What it has put out and nobody has taken yet.

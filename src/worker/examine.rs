@@ -1,14 +1,20 @@
 //! The bridge's side of the probe: starts it, gives it something to reach for, reads what it found.
 
 use std::{
+    fs::{self, DirBuilder, File},
     io,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
     time::Duration,
 };
 
 #[cfg(target_os = "linux")]
 use super::probe::abstract_name;
-use super::{Spawner, Walls};
+use super::{
+    Spawner, Walls,
+    probe::{DIRECTORY, FILE},
+};
 use crate::model::lockdown::Probe;
 
 /// Far more than a probe takes; one that hangs is killed.
@@ -41,12 +47,38 @@ impl Spawner {
         let port = listener.local_addr()?.port();
         #[cfg(target_os = "linux")]
         let _abstract_socket = listen_abstract(port)?;
-        let arguments = vec![walls.argument().to_owned(), port.to_string()];
+        let place = Place::make();
+        let arguments = vec![walls.argument().into(), port.to_string(), place.0.display().to_string()];
         let mut process = self.spawn_with(arguments).await?;
         let read = tokio::time::timeout(PATIENCE, process.reader.rest(REPORT)).await;
         let text = read.map_err(|_| ProbeError::Silent)??;
         let how = process.ended().await.map_or_else(|| "it did not end".into(), |ending| ending.how);
         serde_json::from_slice(&text).map_err(|_| ProbeError::Failed(how))
+    }
+}
+
+/// A directory in which a probe may do as it likes, with something to remove in it. Goes with this.
+struct Place(PathBuf);
+
+impl Place {
+    /// Under a name that nobody can have foreseen. Where it cannot be made, nor can anything in it: the probe is
+    /// refused before that shows, or says that nothing is proved.
+    fn make() -> Self {
+        let name = format!("jarvis-bridge-probe-{}", uuid::Uuid::now_v7().simple());
+        let place = Self(std::env::temp_dir().join(name));
+        if DirBuilder::new().mode(0o700).create(&place.0).is_ok() {
+            // What is missing shows in the same way.
+            let _ = File::create_new(place.0.join(FILE));
+            let _ = fs::create_dir(place.0.join(DIRECTORY));
+        }
+        place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // It follows no link. What cannot be removed was not made.
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

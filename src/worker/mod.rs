@@ -40,7 +40,7 @@ pub fn enter() {
         let bridge = arguments.next().and_then(|id| id.parse().ok()).unwrap_or(0);
         std::process::exit(match arguments.next() {
             None => child::run(bridge),
-            Some(walls) => probe::run(bridge, walls, arguments.next()),
+            Some(walls) => probe::run(bridge, walls, &arguments.collect::<Vec<_>>()),
         });
     }
     ENTERED.store(true, Ordering::Relaxed);

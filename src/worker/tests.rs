@@ -114,7 +114,7 @@ fn raw(text: &str) -> Box<serde_json::value::RawValue> {
 }
 
 fn call(number: u64) -> Call {
-    Call { number, target: Target::Hook("on_chat".into()), input: Input::Nothing, cut: None }
+    Call { number, target: Target::Hook("on_chat".into()), input: Input::Nothing, cut: None, left: None }
 }
 
 /// Each is killed for what it did, and the reason says what that was.
@@ -253,7 +253,8 @@ async fn one_that_does_not_read_is_killed_and_what_it_left_unread_is_bounded() {
     while link.has_room() {
         number += 1;
         let input = Input::Value(raw(&"x".repeat(100_000)));
-        link.call(&Call { number, target: Target::Hook("on_chat".into()), input, cut: None }).unwrap();
+        link.call(&Call { number, target: Target::Hook("on_chat".into()), input, cut: None, left: None })
+            .unwrap();
     }
     assert!(number <= 16, "{number}");
     assert_eq!(link.event().await.unwrap_err(), Death::Overran(Overrun::Wall(300)));

@@ -26,27 +26,40 @@ struct Probe(Value);
 
 impl Probe {
     fn new(walls: &str) -> Self {
+        Self::within(walls, &place())
+    }
+
+    fn within(walls: &str, place: &tempfile::TempDir) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let name = SocketAddr::from_abstract_name(format!("jarvis-bridge-probe-{port}")).unwrap();
         let _abstract_listener = UnixListener::bind_addr(&name).unwrap();
-        let output = worker(std::process::id(), &[walls, &port.to_string()]);
+        let place = place.path().to_str().unwrap();
+        let output = worker(std::process::id(), &[walls, &port.to_string(), place]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         let report = serde_json::from_slice(&output.stdout);
         Self(report.unwrap_or_else(|_| panic!("{}: {error}", output.status)))
     }
 
     #[track_caller]
-    fn check(&self, what: &str, outcome: &str) {
+    fn check(&self, what: &str, outcome: impl Into<Value>) {
         let attempts = self.0["attempts"].as_array().unwrap();
         let attempt = attempts.iter().find(|attempt| attempt["what"] == what);
         let attempt = attempt.unwrap_or_else(|| panic!("`{what}` was not tried: {:#}", self.0));
-        assert_eq!(attempt["outcome"], outcome, "{what}");
+        assert_eq!(attempt["outcome"], outcome.into(), "{what}");
     }
 
     fn landlock(&self) -> u64 {
         self.0["landlock"].as_u64().unwrap()
     }
+}
+
+/// A directory with something in it to remove.
+fn place() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("file"), "").unwrap();
+    fs::create_dir(place.path().join("directory")).unwrap();
+    place
 }
 
 /// Runs the program as a worker of that process.
@@ -62,9 +75,9 @@ const ATTEMPTS: [(&str, Option<u64>); 18] = [
     ("open /proc/self/environ", Some(1)),
     ("list /", Some(1)),
     ("write a file", Some(1)),
-    ("remove a file", None),
+    ("remove a file", Some(1)),
     ("make a directory", Some(1)),
-    ("remove a directory", None),
+    ("remove a directory", Some(1)),
     ("connect over TCP", Some(4)),
     ("listen on a TCP port", Some(4)),
     ("make a UDP socket", None),
@@ -99,6 +112,18 @@ fn without_the_lock_down_all_of_it_can_be_done() {
         }
     }
     assert!(probe.0["memory"].as_u64().unwrap() > 200, "{:#}", probe.0);
+}
+
+/// `doctor` may be run by root, and where nothing holds the probe can do what root can.
+#[test]
+fn a_probe_follows_no_link_and_overwrites_nothing() {
+    let (place, elsewhere) = (place(), tempfile::tempdir().unwrap());
+    let victim = elsewhere.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, place.path().join("new")).unwrap();
+    let probe = Probe::within("none", &place);
+    probe.check("write a file", json!({ "failed": "File exists (os error 17)" }));
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 /// The version that the kernel offers, asked for without our own code.

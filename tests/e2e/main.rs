@@ -35,6 +35,7 @@ mod reload;
 mod replies;
 mod revival;
 mod sandbox;
+mod subscriptions;
 mod topics;
 mod traffic;
 mod undone;

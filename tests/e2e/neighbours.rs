@@ -15,7 +15,9 @@ on_each_broker!(
     what_nobody_hears_is_bounded,
     timers_starve_no_mail,
     a_slow_listener_loses_its_own_and_nobody_elses,
-    who_hears_too_much_to_filter_holds_up_no_chat,
+    what_goes_through_the_broker_and_back_is_counted_together,
+    nobody_waits_for_what_lies_before_a_slow_plugins_mail,
+    a_call_overtakes_what_a_plugin_has_to_hear,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -191,21 +193,59 @@ function on_command() n = n + 1 jarvis.events.emit("motion", { n = n }) return {
     jarvis.log.expect("the plugin is too slow: events and messages for it are dropped plugin=slow");
 }
 
-fn who_hears_too_much_to_filter_holds_up_no_chat(broker: &Broker) {
+fn what_goes_through_the_broker_and_back_is_counted_together(broker: &Broker) {
+    // Each message becomes sixteen, eight times over: more than four thousand million.
+    let bomb = r#"
+-- @permissions mqtt.subscribe:x/#, mqtt.publish:x/#
+jarvis.mqtt.subscribe("x/#", function() for i = 1, 16 do jarvis.mqtt.publish("x/y", "z") end end)
+"#;
+    let good = "-- @commands good\nlocal n = 0\nfunction on_command() n = n + 1 return { n = n } end";
+    let setup = Setup::new(broker).plugin("bomb", bomb).plugin("good", good);
+    let jarvis = setup.set("BREAKER__KILLS", "1000").start();
+    jarvis.publish("x/first", "a");
+    for n in 1..=300 {
+        assert_eq!(jarvis.run("good", json!({})), json!({ "n": n }));
+    }
+    jarvis.log.expect("one message may cause 1,000 emits and publishes in all");
+    jarvis.settle();
+    // What was refused has been undone, what was not is a thousand at most.
+    let heard = jarvis.waiting("x/y").len();
+    assert!((900..=1_000).contains(&heard), "{heard}");
+}
+
+fn nobody_waits_for_what_lies_before_a_slow_plugins_mail(broker: &Broker) {
+    // Each nap keeps it busy for most of what a call may take; thirty of them lie before the chat.
+    let slow = r#"
+-- @commands nap
+-- @permissions mqtt.publish:out/#
+function on_command() jarvis.sleep(1.5) return {} end
+function on_chat() jarvis.mqtt.publish("out/late", "x") return nil end
+function filter_message(m) return nil end
+"#;
+    let good = "function on_chat(m) return { response = 'hello' } end";
+    let setup = Setup::new(broker).plugin("slow", slow).plugin("good", good);
+    let jarvis = setup.set("LIMITS__HOOK_TOTAL_MS", "2000").start();
+    (0..30).for_each(|_| jarvis.publish("jarvis/command/request/nap", ""));
+    let envelope = jarvis.check("chat/request", "hi", json!({ "status": "ok", "response": "hello" }));
+    let results = envelope["results"].as_array().unwrap();
+    let slow: Vec<_> = results.iter().filter(|result| result["plugin"] == "slow").collect();
+    assert!(!slow.is_empty() && slow.iter().all(|result| result["code"] == "timeout"), "{envelope:#}");
+    jarvis.settle();
+    assert!(jarvis.waiting("out/late").is_empty(), "what nobody waits for has not begun");
+}
+
+fn a_call_overtakes_what_a_plugin_has_to_hear(broker: &Broker) {
+    // To hear all takes longer than this test waits.
     let slow = r#"
 function filter_message(m) return { content = "filtered" } end
-jarvis.events.on("*", function() for _ = 1, 10 do jarvis.sleep(5) end end)
+jarvis.events.on("*", function() jarvis.sleep(1) end)
 "#;
     let good = r#"
 -- @commands ring
-function on_command() jarvis.events.emit("ring", {}) return {} end
+function on_command() for i = 1, 40 do jarvis.events.emit("ring") end return {} end
 function on_chat(m) return { response = m.content } end
 "#;
     let jarvis = Bridge::start(broker, &[("slow", slow), ("good", good)]);
-    for _ in 0..30 {
-        jarvis.run("ring", json!({}));
-    }
-    let late = json!({ "plugin": "slow", "status": "error", "code": "timeout", "error": "~filter_message was not answered within" });
-    let expected = json!({ "status": "ok", "response": "Hello", "results": [{ "plugin": "good" }, late] });
-    jarvis.check("chat/request", "Hello", expected);
+    jarvis.run("ring", json!({}));
+    jarvis.check("chat/request", "Hello", json!({ "status": "ok", "response": "filtered" }));
 }

@@ -16,6 +16,7 @@ on_each_broker!(
     on_mqtt_hears_the_headers_filters,
     get_gives_the_last_value,
     what_a_plugin_publishes_to_a_request_topic_is_a_request,
+    a_circle_of_publishes_is_cut_and_the_log_stays_readable,
     a_plugin_that_asks_itself_for_ever_is_stopped,
 );
 
@@ -326,6 +327,28 @@ function on_chat(m) return { response = "You said " .. m.content } end
     jarvis.run("say", json!({ "text": "hello" }));
     let answer = jarvis.next("jarvis/chat/response").json();
     assert_json(&answer, &json!({ "status": "ok", "response": "You said hello" }));
+}
+
+/// Two for each that comes: hundreds come to the end of what is let through.
+fn a_circle_of_publishes_is_cut_and_the_log_stays_readable(broker: &Broker) {
+    let code = r#"
+-- @permissions mqtt.publish:round/#, mqtt.subscribe:round/#
+jarvis.mqtt.subscribe("round/+", function()
+    for i = 1, 2 do jarvis.mqtt.publish("round/trip", "x") end
+end)
+"#;
+    let bystander =
+        "-- @permissions mqtt.subscribe:square/#\njarvis.mqtt.subscribe('square/+', function() end)";
+    let jarvis = Bridge::start(broker, &[("circle", code), ("bystander", bystander)]);
+    jarvis.publish("round/trip", "x");
+    let line = jarvis.log.expect("a message is dropped: plugins publish in a circle");
+    assert!(line.contains("round/trip") && line.contains("plugins=\"circle\""), "{line}");
+    let line = jarvis.log.expect("messages that went in a circle were dropped");
+    assert!(line.contains("more="), "{line}");
+    jarvis.settle();
+    let log = jarvis.log.text();
+    let lines = log.lines().filter(|line| line.contains("in a circle")).count();
+    assert!(lines <= 20, "{lines} lines: {log}");
 }
 
 fn a_plugin_that_asks_itself_for_ever_is_stopped(broker: &Broker) {

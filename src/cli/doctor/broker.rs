@@ -6,18 +6,21 @@ use super::report::Report;
 use crate::{
     app,
     config::Config,
-    model::Topic,
     mqtt::{
         self,
-        checkup::{Checkup, Kept, QUEUED},
+        checkup::{Checkup, CheckupError, Kept, QUEUED},
     },
 };
 
 const BROKER: &str = "broker";
+const LIMITS: &str = "broker limits";
 const NAGLE: &str = "one connection";
 const QUEUE: &str = "queue";
 /// Half of the 40 ms for which a kernel holds an acknowledgement back.
 const STALL: Duration = Duration::from_millis(20);
+
+/// What an envelope and its packet have besides a plugin's result.
+const WRAPPING: usize = 4 * 1024;
 
 /// The broker to look at.
 struct Patient {
@@ -34,8 +37,9 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
             return report.fail(BROKER, format!("{error:#}"), "correct `mqtt.url` or `broker.listen`");
         }
     };
-    if let Err(error) = examine(&patient, &config.mqtt.base_topic, report).await {
-        report.fail(BROKER, error.to_string(), "the bridge cannot work before this is right");
+    match Checkup::open(&patient.connection, &config.mqtt.base_topic).await {
+        Ok(checkup) => examine(&patient, checkup, config, report).await,
+        Err(error) => report.fail(BROKER, error.to_string(), "the bridge cannot work before this is right"),
     }
 }
 
@@ -66,37 +70,60 @@ fn find(config: &Config) -> anyhow::Result<Patient> {
     Ok(Patient { connection: app::client_connection(config)?, whose: "yours" })
 }
 
-async fn examine(
-    patient: &Patient,
-    base: &Topic,
-    report: &mut Report,
-) -> Result<(), mqtt::checkup::CheckupError> {
-    let mut checkup = Checkup::open(&patient.connection, base).await?;
-    let echo = checkup.echo().await?;
+async fn examine(patient: &Patient, mut checkup: Checkup, config: &Config, report: &mut Report) {
+    let echo = checkup.echo().await;
     let version = checkup.version.as_deref().map(|version| format!(": {version}")).unwrap_or_default();
     report.ok(
         BROKER,
         format!("mqtt://{} ({}) speaks MQTT 5{version}", patient.connection.address(), patient.whose),
     );
-    limits(checkup.limits, report);
-    nagle(echo, report);
-    queue(checkup.queue().await?, report);
-    Ok(())
+    limits(checkup.limits, config, report);
+    match echo {
+        Ok(echo) => nagle(echo, report),
+        Err(error) => return unexamined(NAGLE, &error, report),
+    }
+    match checkup.queue().await {
+        Ok(kept) => queue(kept, report),
+        Err(error) => unexamined(QUEUE, &error, report),
+    }
 }
 
-fn limits(limits: mqtt::BrokerLimits, report: &mut Report) {
-    const LIMITS: &str = "broker limits";
+fn limits(limits: mqtt::BrokerLimits, config: &Config, report: &mut Report) {
     let mqtt::BrokerLimits { receive_maximum, max_packet_size, max_qos, retain, .. } = limits;
     let message = format!(
         "QoS {max_qos}, retained messages {}, {receive_maximum} unacknowledged, packets of {max_packet_size} bytes",
         if retain { "yes" } else { "no" },
     );
+    let size = usize::try_from(max_packet_size).unwrap_or(usize::MAX);
+    let wanted = config.limits.payload.max(config.limits.plugin.result) + WRAPPING;
     match (max_qos, retain) {
         (0, _) => report.fail(LIMITS, message, "let it take QoS 1: without, requests and answers are lost"),
+        _ if size < WRAPPING => report.fail(LIMITS, message, raise(wanted, "hardly any answer passes")),
+        _ if size < wanted => report.warn(LIMITS, message, raise(wanted, "what is larger is lost")),
         (_, false) => {
             report.warn(LIMITS, message, "let it keep retained messages: the bridge's state is one");
         }
         _ => report.ok(LIMITS, message),
+    }
+}
+
+fn raise(wanted: usize, why: &str) -> String {
+    format!(
+        "in mosquitto.conf: no `max_packet_size`, or at least {wanted}, for what the bridge's limits allow: {why}"
+    )
+}
+
+/// What could not be looked at. An access list may well keep the check-up out and let the bridge in.
+fn unexamined(check: &'static str, error: &CheckupError, report: &mut Report) {
+    match error {
+        CheckupError::Refused { .. } | CheckupError::Unheard(_) => report.warn(
+            check,
+            format!("not examined: {error}"),
+            "allow this user to read and write there, or examine the broker as another; the bridge itself does without",
+        ),
+        CheckupError::Lost(_) | CheckupError::Silent => {
+            report.fail(check, error.to_string(), "the bridge cannot work before this is right");
+        }
     }
 }
 

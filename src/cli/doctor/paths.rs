@@ -2,10 +2,13 @@
 
 use std::{fs, io, path::Path};
 
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    io::Errno,
+};
 
 use super::report::Report;
-use crate::config::Config;
+use crate::{app, config::Config};
 
 const PLUGINS: &str = "plugins";
 const DATA: &str = "data";
@@ -43,18 +46,38 @@ fn count(directory: &Path) -> io::Result<usize> {
 fn data(directory: &Path, report: &mut Report) {
     let shown = directory.display();
     let there = directory.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(directory);
-    match access(there, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) if !there.is_dir() => report.fail(
+    // Asked first: a file is no place for another, whoever may write to it.
+    if there.exists() && !there.is_dir() {
+        return report.fail(
             DATA,
             format!("{shown} cannot be a directory: {} is a file", there.display()),
             "name another with --data-dir or paths.data",
-        ),
-        Ok(()) if there == directory => report.ok(DATA, format!("{shown} can be written to")),
-        Ok(()) => report.ok(DATA, format!("{shown} will be made at the first start")),
-        Err(error) => report.fail(
+        );
+    }
+    if let Err(error) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        return report.fail(
             DATA,
             format!("{shown} cannot be written to: {}: {error}", there.display()),
             "let the bridge's user write there, or name another with --data-dir or paths.data",
+        );
+    }
+    if there != directory {
+        return report.ok(DATA, format!("{shown} will be made at the first start"));
+    }
+    match app::data_files(directory).iter().find_map(|file| Some((file, unusable(file)?))) {
+        None => report.ok(DATA, format!("{shown} can be written to")),
+        Some((file, error)) => report.fail(
+            DATA,
+            format!("{} cannot be read and written: {error}", file.display()),
+            format!("give what is in there to the bridge's user, as with `chown -R <user> {shown}`: another has made it"),
         ),
+    }
+}
+
+/// Why a file cannot be read and written; nothing where it can, or is not there yet.
+fn unusable(file: &Path) -> Option<Errno> {
+    match access(file, Access::READ_OK | Access::WRITE_OK) {
+        Ok(()) | Err(Errno::NOENT) => None,
+        Err(error) => Some(error),
     }
 }

@@ -34,8 +34,20 @@ const OURS: [HeaderName; 12] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
-/// Headers that prove who asks: they stay with the host they were meant for.
-const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
+/// Headers that say nothing of who asks. All others stay with the host they were meant for: a token may be in a header
+/// of any name.
+const HARMLESS: [HeaderName; 10] = [
+    header::ACCEPT,
+    header::ACCEPT_CHARSET,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::USER_AGENT,
+    header::RANGE,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+];
 /// Headers that describe a body: they go when the body goes.
 const BODY: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_LOCATION];
@@ -98,7 +110,9 @@ impl Hop {
             remove_all(&mut next.headers, &BODY);
         }
         if !same_origin(&next.url, &self.url) {
-            remove_all(&mut next.headers, &CREDENTIALS);
+            let names: Vec<HeaderName> = next.headers.keys().cloned().collect();
+            let secret: Vec<HeaderName> = names.into_iter().filter(|name| !HARMLESS.contains(name)).collect();
+            remove_all(&mut next.headers, &secret);
         }
         Ok(Some(next))
     }

@@ -73,7 +73,13 @@ impl Journal {
         self.check(bytes + 2 * OVERHEAD)
     }
 
-    pub(super) fn count_output(&mut self, limit: usize) -> Result<(), Problem> {
+    pub(super) fn count_output(&mut self, limit: usize, left: u32) -> Result<(), Problem> {
+        if self.outputs >= left as usize {
+            return Err(Problem::quota(
+                "no more may be emitted or published here: one message may cause 1,000 emits and publishes in all; timers and \
+                 start-up may emit and publish 100 times a second",
+            ));
+        }
         if self.outputs >= limit {
             return Err(Problem::quota(format!(
                 "at most {limit} emits and publishes in one hook call (limits.outputs): send one message with a \

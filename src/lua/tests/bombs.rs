@@ -147,3 +147,13 @@ fn a_full_heap_fails_every_call_with_its_name_until_it_is_replaced() {
         }
     });
 }
+
+#[test]
+fn half_a_heap_of_large_texts_can_be_used_again_and_again() {
+    with_stack(|| {
+        let bench = start("local t = {} for i = 1, 8 do t[i] = ('x'):rep(1000000) .. i end return {#t}");
+        for number in 1..=10 {
+            assert_eq!(bench.command(), "[8]", "call {number}");
+        }
+    });
+}

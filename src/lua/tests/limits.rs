@@ -252,7 +252,7 @@ fn waits_count_for_the_total_only() {
             let (vm, source) = Vm::build(Load { limits, ..plugin }, bridge).unwrap();
             vm.load(&source);
             let target = Target::Hook("on_command".into());
-            outcome(&vm.call(&Call { number: 1, target, input: Input::Nothing, cut: None }))
+            outcome(&vm.call(&Call { number: 1, target, input: Input::Nothing, cut: None, left: None }))
         };
         assert_eq!(call(60_000), "{}");
         assert!(call(200).contains("with its waits it took 200 ms (limits.hook_total_ms)"));

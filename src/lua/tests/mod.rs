@@ -124,7 +124,7 @@ impl Bench {
 
     pub(super) fn call(&self, target: Target, input: Input) -> Done {
         self.number.set(self.number.get() + 1);
-        let done = self.vm.call(&Call { number: self.number.get(), target, input, cut: None });
+        let done = self.vm.call(&Call { number: self.number.get(), target, input, cut: None, left: None });
         assert_eq!(done.call, self.number.get());
         done
     }

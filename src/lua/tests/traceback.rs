@@ -69,6 +69,34 @@ fn errors_bear_the_calls_that_led_to_them() {
     });
 }
 
+/// mlua puts a traceback with frames of ours behind the texts of some errors, where nobody should read it.
+#[test]
+fn no_text_has_a_traceback_in_it() {
+    with_stack(|| {
+        for source in [
+            "local function f() return coroutine.wrap(function() return f() end)() end\n\
+             function on_command() f() end",
+            "local function f() return coroutine.wrap(function() return f() end)() end\n\
+             function on_command() local _, why = pcall(f) error(why, 0) end",
+            "local function f() local ok, why = coroutine.resume(coroutine.create(f)) error(why, 0) end\n\
+             function on_command() f() end",
+            "local function f() return ('x'):gsub('x', f) end\nfunction on_command() f() end",
+            "local t = {} setmetatable(t, { __index = function(_, key) return t[key .. 'x'] end })\n\
+             function on_command() return t.x end",
+            "local t = {} setmetatable(t, { __lt = function() return t < t end })\n\
+             function on_command() table.sort({ t, t, t }) end",
+            "local t = {} setmetatable(t, { __tostring = function() return tostring(t) end })\n\
+             function on_command() jarvis.log.info(tostring(t)) end",
+        ] {
+            let message = failure(source).message;
+            assert!(message.contains("overflow"), "{source}\n  gave {message}");
+            for ours in ["[jarvis]", "[C]", "traceback", "runtime error"] {
+                assert!(!message.contains(ours), "{source}\n  gave {message}");
+            }
+        }
+    });
+}
+
 #[test]
 fn stops_bear_the_calls_that_led_to_them() {
     with_stack(|| {

@@ -122,6 +122,28 @@ async fn a_broker_of_the_older_protocol_is_recognised() {
 }
 
 #[tokio::test]
+async fn what_is_no_broker_is_recognised() {
+    // A web server, and one that wants TLS (RFC 8446 §6: a fatal alert).
+    let page = "HTTP/1.0 400 Bad Request\r\n\r\n".to_owned() + &"sorry ".repeat(20);
+    let answers = [page.into_bytes(), vec![0x15, 3, 1, 0, 2, 2, 70]];
+    for answer in answers {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            assert!(client.read(&mut [0; 4096]).unwrap() > 0);
+            client.write_all(&answer).unwrap();
+        });
+        let (session, _inbox) = Session::start(&config(address, "jarvis"), Vec::new(), Vec::new());
+        let sentence = error(&mut session.status()).await;
+        assert!(
+            sentence.contains(&format!("at {address} does not speak MQTT: check the port")),
+            "{sentence}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_absent_broker_is_named_and_found_when_it_comes() {
     for broker in brokers() {
         let address = broker.address();

@@ -10,6 +10,7 @@ use std::{
             process::CommandExt,
         },
     },
+    path::Path,
     process::Command,
     thread,
 };
@@ -20,17 +21,17 @@ use nix::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{EXECUTED, NOTHING, abstract_name};
+use super::{DIRECTORY, EXECUTED, FILE, NOTHING, Targets, abstract_name};
 use crate::{
     model::lockdown::{Attempt, AttemptOutcome, Probe},
     worker::WORKER_ARGUMENT,
 };
 
-/// Tries everything; `port` is where the bridge listens for it. Running another program comes last, since it
-/// would be the end of this one.
-pub(super) fn all(probe: &mut Probe, bridge: u32, port: u16) {
-    probe.attempts = [read_files(), write_in_tmp(), reach_out(port), touch_processes(bridge)].concat();
-    let run = attempt("run another program", execute(bridge, probe));
+/// Tries everything. Running another program comes last, since it would be the end of this one.
+pub(super) fn all(probe: &mut Probe, targets: &Targets) {
+    let Targets { bridge, port, place } = targets;
+    probe.attempts = [read_files(), change_files(place), reach_out(*port), touch_processes(*bridge)].concat();
+    let run = attempt("run another program", execute(*bridge, probe));
     probe.attempts.extend([run, attempt("be traced", ptrace::traceme())]);
 }
 
@@ -48,15 +49,13 @@ fn read_files() -> Vec<Attempt> {
     ]
 }
 
-/// Writes, makes and removes under names that are nobody's.
-fn write_in_tmp() -> Vec<Attempt> {
-    let name = format!("/tmp/jarvis-bridge-probe-{}", std::process::id());
-    let directory = format!("{name}.d");
+/// Makes what is not there and follows no link; removes what was put there for that.
+fn change_files(place: &Path) -> Vec<Attempt> {
     vec![
-        attempt("write a file", fs::write(&name, "x")),
-        attempt("remove a file", fs::remove_file(&name)),
-        attempt("make a directory", fs::create_dir(&directory)),
-        attempt("remove a directory", fs::remove_dir(&directory)),
+        attempt("write a file", fs::File::create_new(place.join("new"))),
+        attempt("remove a file", fs::remove_file(place.join(FILE))),
+        attempt("make a directory", fs::create_dir(place.join("new.d"))),
+        attempt("remove a directory", fs::remove_dir(place.join(DIRECTORY))),
     ]
 }
 

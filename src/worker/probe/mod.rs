@@ -4,7 +4,7 @@
 #[cfg(target_os = "linux")]
 mod attempts;
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use super::{child, lockdown::Lockdown};
 use crate::model::{
@@ -18,6 +18,22 @@ const NOTHING: &str = "nothing";
 const EXECUTED: &str = "executed";
 /// More memory than any worker gets, in MiB.
 const MUCH: usize = 1024;
+
+/// What lies in the directory that a probe may do as it likes in, for it to be removed.
+pub(super) const FILE: &str = "file";
+/// As [`FILE`].
+pub(super) const DIRECTORY: &str = "directory";
+
+/// What a probe reaches for, none of which is anybody's.
+#[derive(Debug)]
+struct Targets {
+    /// Its parent's process.
+    bridge: u32,
+    /// Where the bridge listens for it.
+    port: u16,
+    /// A directory that was made for it.
+    place: PathBuf,
+}
 
 /// How much of the lock-down holds while a probe tries its walls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,18 +67,21 @@ pub(super) fn abstract_name(port: u16) -> String {
     format!("jarvis-bridge-probe-{port}")
 }
 
-/// Runs a probe; `bridge` is its parent's id, `told` the port on which that listens, or the report so far.
-/// Gives the process's exit code.
-pub(super) fn run(bridge: u32, walls: &str, told: Option<&str>) -> i32 {
-    let told = told.unwrap_or_default();
+/// Runs a probe; `bridge` is its parent's id, `told` the port on which that listens and the directory that it made,
+/// or the report so far. Gives the process's exit code.
+pub(super) fn run(bridge: u32, walls: &str, told: &[&str]) -> i32 {
+    let told = |place: usize| told.get(place).copied().unwrap_or_default();
     match (walls, Walls::parse(walls)) {
         (NOTHING, _) => 0,
-        (EXECUTED, _) => match serde_json::from_str(told) {
+        (EXECUTED, _) => match serde_json::from_str(told(0)) {
             Ok(probe) => report(&executed(probe)),
             Err(error) => refuse(&error),
         },
         (_, Some(walls)) => match lock(bridge, walls) {
-            Ok(probe) => report(&explore(probe, bridge, told.parse().unwrap_or(0))),
+            Ok(probe) => {
+                let targets = Targets { bridge, port: told(0).parse().unwrap_or(0), place: told(1).into() };
+                report(&explore(probe, &targets))
+            }
             Err(error) => refuse(&error),
         },
         (_, None) => refuse(&"a worker has no such walls"),
@@ -84,12 +103,12 @@ fn lock(bridge: u32, walls: Walls) -> Result<Probe, child::ChildError> {
     Ok(probe)
 }
 
-fn explore(mut probe: Probe, bridge: u32, port: u16) -> Probe {
+fn explore(mut probe: Probe, targets: &Targets) -> Probe {
     probe.memory = memory();
     #[cfg(target_os = "linux")]
-    attempts::all(&mut probe, bridge, port);
+    attempts::all(&mut probe, targets);
     #[cfg(not(target_os = "linux"))]
-    let _ = (bridge, port);
+    let _ = (targets.bridge, targets.port, &targets.place);
     probe
 }
 

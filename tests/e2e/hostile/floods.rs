@@ -270,7 +270,7 @@ fn an_avalanche_of_events_ends() {
         "jarvis.events.on('snow', function() for i = 1, 64 do jarvis.events.emit('snow', { i = i }) end end)";
     let mut stage = stage(&[("avalanche", avalanche)]);
     stage.jarvis.ask("event/request/snow", "{}");
-    stage.jarvis.log.expect("1000 emits and publishes");
+    stage.jarvis.log.expect("1,000 emits and publishes");
     stage.unharmed();
     stage.jarvis.settle();
     let flakes = stage.jarvis.waiting("jarvis/event/avalanche/snow").len();
