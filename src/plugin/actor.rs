@@ -219,7 +219,7 @@ impl Actor {
         let lane = self.lane(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
-        let timers = taking && room && !(self.after_timer && !self.mailbox.is_empty());
+        let timers = taking && room && (!self.after_timer || self.mailbox.is_empty());
         let checkup = self.checkup.due().filter(|_| self.breaker.phase() == Phase::Closed);
         let told = self.hush.due();
         tokio::select! {
