@@ -167,7 +167,12 @@ impl Bus {
     pub fn deliveries(&self, inbound: &Inbound) -> Vec<Delivery> {
         let Kind::Broker { subscriptions, .. } = &self.0 else { return Vec::new() };
         let mut subscriptions = lock(subscriptions);
-        let listeners = subscriptions.listeners(&inbound.topic, &inbound.properties.subscription_ids);
+        let identifiers = &inbound.properties.subscription_ids;
+        let listeners = subscriptions.listeners(&inbound.topic, identifiers);
+        // At QoS 0 a message may overtake what the broker has kept.
+        if inbound.qos > 0 {
+            subscriptions.caught_up(&inbound.topic, identifiers);
+        }
         if listeners.is_empty() {
             return Vec::new();
         }

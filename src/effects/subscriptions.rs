@@ -42,8 +42,8 @@ struct LastValues {
 #[derive(Debug)]
 struct Listeners {
     identifier: usize,
-    /// Whether the broker did not have it from an earlier run, and no copy has come for it yet: of what was published
-    /// before it was subscribed there is a copy for others only.
+    /// Whether the broker did not have it from an earlier run, and it has not [`Subscriptions::caught_up`] yet: of what
+    /// was published before it was subscribed there is a copy for others only.
     fresh: bool,
     /// The highest that any handler asked for.
     qos: u8,
@@ -104,23 +104,24 @@ impl Subscriptions {
 
     /// The filters a message came for, each with who listens. All of them match its topic, whatever its identifiers
     /// say.
-    pub(super) fn listeners(
-        &mut self,
-        topic: &str,
-        identifiers: &[usize],
-    ) -> Vec<(Filter, BTreeSet<PluginId>)> {
+    pub(super) fn listeners(&self, topic: &str, identifiers: &[usize]) -> Vec<(Filter, BTreeSet<PluginId>)> {
         let named = self.filters(identifiers).into_iter().filter(|filter| filter.matches(topic));
         let mut meant: BTreeSet<Filter> = named.collect();
-        for filter in &meant {
-            if let Some(listeners) = self.filters.get_mut(filter) {
-                listeners.fresh = false;
-            }
-        }
         if identifiers.is_empty() || meant.len() < identifiers.len() {
             meant.extend(self.unnamed(topic, identifiers));
         }
         let plugins = |filter: &Filter| Some(self.filters.get(filter)?.plugins.keys().cloned().collect());
         meant.into_iter().filter_map(|filter| plugins(&filter).map(|plugins| (filter, plugins))).collect()
+    }
+
+    /// A copy has come that the broker sends in its turn: of whatever comes after it, these filters have their own.
+    pub(super) fn caught_up(&mut self, topic: &str, identifiers: &[usize]) {
+        for filter in self.filters(identifiers) {
+            let listeners = self.filters.get_mut(&filter).filter(|listeners| listeners.fresh);
+            if let Some(listeners) = listeners.filter(|_| filter.matches(topic)) {
+                listeners.fresh = false;
+            }
+        }
     }
 
     /// The filters that a message is for although its identifiers do not say so: all that match, where the broker
@@ -241,7 +242,7 @@ mod tests {
         filters.map(|text| subscriptions.add(&filter(text), &plugin("one"), 1).0)
     }
 
-    fn heard(subscriptions: &mut Subscriptions, topic: &str, identifiers: &[usize]) -> Vec<String> {
+    fn heard(subscriptions: &Subscriptions, topic: &str, identifiers: &[usize]) -> Vec<String> {
         let listeners = subscriptions.listeners(topic, identifiers);
         listeners.into_iter().map(|(filter, _)| filter.to_string()).collect()
     }
@@ -282,8 +283,8 @@ mod tests {
     fn nobody_hears_what_does_not_match() {
         let mut subscriptions = subscriptions(&[]);
         let [a, b] = add(&mut subscriptions, ["a/#", "b/#"]);
-        assert_eq!(heard(&mut subscriptions, "a/1", &[b]), ["a/#"], "an identifier that was another's");
-        assert_eq!(heard(&mut subscriptions, "c/1", &[a, b]), [""; 0]);
+        assert_eq!(heard(&subscriptions, "a/1", &[b]), ["a/#"], "an identifier that was another's");
+        assert_eq!(heard(&subscriptions, "c/1", &[a, b]), [""; 0]);
     }
 
     #[test]
@@ -291,10 +292,13 @@ mod tests {
         let mut subscriptions = subscriptions(&["a/#", "a/+", "#"]);
         let [gone, _, all, fresh] = add(&mut subscriptions, ["a/+", "a/#", "#", "a/1"]);
         assert!(subscriptions.remove(&filter("a/+"), &plugin("one")));
-        assert_eq!(heard(&mut subscriptions, "a/1", &[gone]), ["a/1"], "the others get their own");
-        assert_eq!(heard(&mut subscriptions, "a/1", &[gone, all]), ["#", "a/1"], "also of a merged copy");
-        assert_eq!(heard(&mut subscriptions, "a/1", &[fresh]), ["a/1"]);
-        assert_eq!(heard(&mut subscriptions, "a/1", &[gone]), [""; 0], "now that it has come");
+        assert_eq!(heard(&subscriptions, "a/1", &[gone]), ["a/1"], "the others get their own");
+        assert_eq!(heard(&subscriptions, "a/1", &[gone, all]), ["#", "a/1"], "also of a merged copy");
+        assert_eq!(heard(&subscriptions, "a/1", &[fresh]), ["a/1"]);
+        subscriptions.caught_up("a/2", &[fresh]);
+        assert_eq!(heard(&subscriptions, "a/1", &[gone]), ["a/1"], "an identifier that was another's");
+        subscriptions.caught_up("a/1", &[fresh]);
+        assert_eq!(heard(&subscriptions, "a/1", &[gone]), [""; 0]);
     }
 
     #[test]
@@ -312,7 +316,7 @@ mod tests {
         assert_eq!(add(&mut now, [two, one]), [home, home + 1], "they have changed places");
         for (filter, identifier) in [(one, home), (two, home + 1)] {
             let topic = filter.replace('#', "x");
-            assert_eq!(heard(&mut now, &topic, &[identifier]), [filter.as_str()], "kept from before");
+            assert_eq!(heard(&now, &topic, &[identifier]), [filter.as_str()], "kept from before");
         }
     }
 
