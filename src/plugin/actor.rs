@@ -216,6 +216,7 @@ impl Actor {
         let taking = self.order.is_none();
         let room = self.queue.is_empty() && self.has_room();
         let refusing = self.is_refusing(Instant::now());
+        let lane = self.lane(Instant::now());
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
         let timers = taking && room && (!self.after_timer || self.mailbox.is_empty());
@@ -234,7 +235,7 @@ impl Actor {
             () = until(told) => Turn::Tell,
             () = until(timer), if timers => Turn::Timers,
             () = until(checkup), if taking && room => Turn::CheckUp,
-            mail = self.mailbox.recv(), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
+            mail = self.mailbox.recv(lane), if taking && (room || refusing) => mail.map_or(Turn::Closed, Turn::Mail),
         }
     }
 

@@ -93,13 +93,18 @@ impl Ears {
             ear.retained && fresh
         };
         let meant = self.messages.iter_mut().filter_map(|ear| wants(ear).then_some(ear.handler));
-        let (mut before, mut handlers) = (0, Vec::new());
-        for handler in meant {
-            let ear = handler.map(|number| (number, Ear::Message(filter.clone(), before)));
-            before += usize::from(ear.is_some());
-            handlers.push(ear);
-        }
-        handlers
+        let meant: Vec<Option<u64>> = meant.collect();
+        meant
+            .into_iter()
+            .map(|handler| handler.map(|number| (number, self.message_ear(number, filter))))
+            .collect()
+    }
+
+    fn message_ear(&self, handler: u64, filter: &Filter) -> Ear {
+        let same = |other: &&MessageEar| {
+            other.filter == *filter && other.handler.is_some_and(|other| other < handler)
+        };
+        Ear::Message(filter.clone(), self.messages.iter().filter(same).count())
     }
 
     fn event_ear(&self, ear: &EventEar) -> Ear {
@@ -271,6 +276,19 @@ mod tests {
         assert_eq!(found, [Some(4), None]);
         assert_eq!(new.find(4, &Ear::Message(filter, 0)), Some(1));
         assert_eq!(old.find(3, &rain(0)), Some(3), "the same number for the same is the same");
+    }
+
+    #[test]
+    fn a_replay_is_for_the_handler_that_wanted_it() {
+        let filter = Filter::parse("s/lamp").unwrap();
+        let mut ears = Ears::default();
+        ears.subscribe(Some(1), filter.clone(), false);
+        ears.subscribe(Some(2), filter.clone(), true);
+        let message = serde_json::json!({
+            "topic": "s/lamp", "payload": "on", "levels": [], "qos": 1, "retained": true, "properties": {},
+        });
+        let message = serde_json::from_value(message).unwrap();
+        assert_eq!(ears.receive(&filter, &message), [Some((2, Ear::Message(filter.clone(), 1)))]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     actor::Actor,
     job::{Aim, Job},
     mail::{Heard, Mail, Step},
+    mailbox::Lane,
     shared::State,
 };
 use crate::{
@@ -20,6 +21,12 @@ impl Actor {
     /// Whether what comes now is refused.
     pub(super) fn is_refusing(&self, now: Instant) -> bool {
         self.is_down() || self.resting || self.breaker.refuses(now).is_some()
+    }
+
+    /// What may come in now. While a fresh worker is waited for, whoever asks is told so; the rest is for that worker.
+    pub(super) fn lane(&self, now: Instant) -> Lane {
+        let is_refused = self.is_down() || self.breaker.refuses(now).is_some();
+        if self.resting && !is_refused { Lane::Calls } else { Lane::Both }
     }
 
     /// Whether there is no worker and none on its way.

@@ -3,6 +3,8 @@
 //! Two bounds: what nobody would send again finds room here or is lost; what a message at QoS 1 waits for waits here
 //! beyond that, until the plugin is so far behind that it is refused. So one that is slow loses its own mail, and
 //! nobody waits for it without end.
+//!
+//! Two lanes, taken in turns: calls, whose answer somebody waits for, do not wait behind all events and messages.
 
 use std::sync::{
     Arc,
@@ -24,7 +26,8 @@ const PART: usize = 10;
 /// Puts mail in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Mailbox {
-    letters: mpsc::UnboundedSender<Letter>,
+    calls: mpsc::UnboundedSender<Letter>,
+    news: mpsc::UnboundedSender<Letter>,
     room: Room,
     behind: Arc<Behind>,
     /// Pieces of mail that may wait in all.
@@ -53,8 +56,20 @@ struct Waits {
 /// Takes mail out.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    letters: mpsc::UnboundedReceiver<Letter>,
+    calls: mpsc::UnboundedReceiver<Letter>,
+    news: mpsc::UnboundedReceiver<Letter>,
+    /// Whether a call came out last: then it is the other lane's turn.
+    after_call: bool,
     room: Room,
+}
+
+/// What is taken out of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Everything.
+    Both,
+    /// Calls alone; events and messages wait on.
+    Calls,
 }
 
 /// Why mail was not taken.
@@ -85,11 +100,13 @@ struct Letter {
 
 /// Sets up a mailbox for so many entries, and a backlog of so many.
 pub(super) fn open(entries: usize, backlog: usize, crowd: Crowd) -> (Mailbox, Inbox) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let (to_calls, calls) = mpsc::unbounded_channel();
+    let (to_news, news) = mpsc::unbounded_channel();
     let entries = Arc::new(Semaphore::new(entries));
     let room = Room { entries, kib: Arc::new(Semaphore::new(MAX_KIB as usize)) };
-    let mailbox = Mailbox { letters: sender, room: room.clone(), behind: Arc::default(), backlog, crowd };
-    (mailbox, Inbox { letters: receiver, room })
+    let behind = Arc::default();
+    let mailbox = Mailbox { calls: to_calls, news: to_news, room: room.clone(), behind, backlog, crowd };
+    (mailbox, Inbox { calls, news, after_call: false, room })
 }
 
 impl Crowd {
@@ -162,7 +179,7 @@ impl Mailbox {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.letters.is_closed()
+        self.calls.is_closed()
     }
 
     fn place(&self, mail: &Mail) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
@@ -177,7 +194,8 @@ impl Mailbox {
         waits: Waits,
         place: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     ) -> Result<(), Returned> {
-        let sent = self.letters.send(Letter { mail, _waits: waits, _place: place });
+        let lane = if matches!(mail, Mail::Hook { .. }) { &self.calls } else { &self.news };
+        let sent = lane.send(Letter { mail, _waits: waits, _place: place });
         sent.map_err(|mpsc::error::SendError(letter)| Returned::Closed(Box::new(letter.mail)))
     }
 }
@@ -185,17 +203,37 @@ impl Mailbox {
 impl Inbox {
     /// Whether no mail waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.calls.is_empty() && self.news.is_empty()
     }
 
     /// The next piece of mail; nothing once it is closed and empty. Cancel-safe.
-    pub(super) async fn recv(&mut self) -> Option<Mail> {
-        self.letters.recv().await.map(|letter| letter.mail)
+    pub(super) async fn recv(&mut self, lane: Lane) -> Option<Mail> {
+        let letter = match lane {
+            Lane::Calls => self.calls.recv().await,
+            Lane::Both => self.recv_either().await,
+        };
+        let mail = letter?.mail;
+        self.after_call = matches!(mail, Mail::Hook { .. });
+        Some(mail)
+    }
+
+    async fn recv_either(&mut self) -> Option<Letter> {
+        let (first, second) = match self.after_call {
+            true => (&mut self.news, &mut self.calls),
+            false => (&mut self.calls, &mut self.news),
+        };
+        tokio::select! {
+            biased;
+            Some(letter) = first.recv() => Some(letter),
+            Some(letter) = second.recv() => Some(letter),
+            else => None,
+        }
     }
 
     /// Takes no further mail; what is there can still be taken out.
     pub(super) fn close(&mut self) {
-        self.letters.close();
+        self.calls.close();
+        self.news.close();
         self.room.entries.close();
         self.room.kib.close();
     }
@@ -219,7 +257,7 @@ mod tests {
     use serde_json::value::to_raw_value;
     use tokio::sync::oneshot;
 
-    use super::{Crowd, MAX_KIB, MOST_BYTES, PART, Returned, open};
+    use super::{Crowd, Lane, MAX_KIB, MOST_BYTES, PART, Returned, open};
     use crate::{
         effects::{Budget, Cause},
         model::{frame::Input, message::EventInfo},
@@ -242,7 +280,7 @@ mod tests {
         let (mailbox, mut inbox) = open(2, 9, Crowd::default());
         assert!(mailbox.offer(event(1)).is_ok() && mailbox.offer(event(1)).is_ok());
         assert!(matches!(mailbox.offer(event(1)), Err(Returned::Full)));
-        inbox.recv().await.unwrap();
+        inbox.recv(Lane::Both).await.unwrap();
         assert!(mailbox.offer(event(1)).is_ok());
 
         let (mailbox, mut inbox) = open(256, 999, Crowd::default());
@@ -250,8 +288,8 @@ mod tests {
         assert!(mailbox.offer(event(half)).is_ok());
         assert!(matches!(mailbox.offer(event(half)), Err(Returned::Full)), "with its own weight it is more");
         assert!(mailbox.offer(event(1)).is_ok(), "a small one still fits");
-        inbox.recv().await.unwrap();
-        inbox.recv().await.unwrap();
+        inbox.recv(Lane::Both).await.unwrap();
+        inbox.recv(Lane::Both).await.unwrap();
         assert!(mailbox.offer(event(4 * half)).is_ok(), "one may wait, however large");
         assert!(mailbox.offer(event(1)).is_err());
     }
@@ -267,10 +305,10 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
         assert!(mailbox.press(event(1)).is_ok());
-        assert!(matches!(inbox.recv().await, Some(Mail::Hook { .. })));
+        assert!(matches!(inbox.recv(Lane::Both).await, Some(Mail::Hook { .. })));
         assert!(waits.await.unwrap());
-        assert!(matches!(inbox.recv().await, Some(Mail::Event { .. })));
-        assert!(matches!(inbox.recv().await, Some(Mail::Hook { .. })));
+        assert!(matches!(inbox.recv(Lane::Both).await, Some(Mail::Event { .. })));
+        assert!(matches!(inbox.recv(Lane::Both).await, Some(Mail::Hook { .. })));
     }
 
     #[test]
@@ -291,7 +329,7 @@ mod tests {
             mailbox.press(event(1)).unwrap();
         }
         assert!(matches!(mailbox.press(event(1)), Err(Returned::Behind(100))));
-        inbox.letters.try_recv().unwrap();
+        inbox.news.try_recv().unwrap();
         assert!(mailbox.press(event(1)).is_ok());
 
         let (mailbox, _inbox) = open(1, 9, Crowd::default());
@@ -312,5 +350,28 @@ mod tests {
         assert!(waits.await.unwrap());
         assert!(matches!(mailbox.offer(event(1)), Err(Returned::Closed(_))));
         assert!(matches!(mailbox.press(event(1)), Err(Returned::Closed(_))));
+    }
+
+    #[tokio::test]
+    async fn a_call_does_not_wait_behind_all_news_nor_news_behind_all_calls() {
+        let (mailbox, mut inbox) = open(99, 99, Crowd::default());
+        for _ in 0..3 {
+            mailbox.press(event(1)).unwrap();
+        }
+        for _ in 0..2 {
+            mailbox.post(hook()).await.unwrap();
+        }
+        let mut came = Vec::new();
+        for _ in 0..5 {
+            came.push(matches!(inbox.recv(Lane::Both).await, Some(Mail::Hook { .. })));
+        }
+        assert_eq!(came, [true, false, true, false, false]);
+        mailbox.press(event(1)).unwrap();
+        mailbox.post(hook()).await.unwrap();
+        mailbox.post(hook()).await.unwrap();
+        for _ in 0..2 {
+            assert!(matches!(inbox.recv(Lane::Calls).await, Some(Mail::Hook { .. })));
+        }
+        assert!(!inbox.is_empty(), "the event waits on");
     }
 }

@@ -90,8 +90,7 @@ impl Runner {
         let log = LogGate::new(id.clone(), blueprint.limits.logs_per_second.saturating_mul(2));
         let (sequence, blueprint, context) = (Sequence::default(), blueprint.clone(), context.clone());
         let mut runner = Self { link, answering: None, log, ledger, sequence, blueprint, context };
-        let died = |runner: &Self, death| Trouble::Died(blame(runner.id(), "the file", &death));
-        let loaded = runner.loaded().await.map_err(|death| died(&runner, death))?;
+        let loaded = runner.loaded().await.map_err(|death| died(id, "the file", &death))?;
         let held = loaded.result.map_err(Trouble::Plugin)?;
         if let Some(hook) = loaded.hooks.iter().find(|hook| !HOOKS.contains(&hook.as_str())) {
             return Err(hostile(runner.id(), &format!("it says it has a hook `{}`", shown(hook, 80))));
@@ -195,7 +194,7 @@ impl Runner {
         let call = Call { number: self.link.next_call(), target, input, cut: None, left: None };
         self.link.call(&call).map_err(|error| hostile(self.id(), &error.to_string()))?;
         let done = self.done(&Cause::none()).await;
-        let done = done.map_err(|death| Trouble::Died(blame(self.id(), &what, &death)))?;
+        let done = done.map_err(|death| died(self.id(), &what, &death))?;
         self.check(&Ears::default(), &done.effects).map_err(|reason| hostile(self.id(), &reason))?;
         match done.outcome {
             Outcome::Failed(failure) => Err(Trouble::Plugin(failure)),
@@ -305,6 +304,17 @@ pub(super) fn blame(id: &PluginId, what: &str, death: &Death) -> Failure {
         Death::Ended(_) | Death::Garbage(_) => ErrorCode::HookError,
     };
     Failure::new(code, format!("plugin `{id}`: {what} {death}"))
+}
+
+/// The trouble of a worker that ended while it ran alone. Who ended it from outside may let the next one live.
+fn died(id: &PluginId, what: &str, death: &Death) -> Trouble {
+    let failure = blame(id, what, death);
+    match death {
+        Death::Taken(_) => Trouble::World(failure),
+        Death::Overran(_) | Death::Ended(_) | Death::Exhausted(_) | Death::Garbage(_) => {
+            Trouble::Died(failure)
+        }
+    }
 }
 
 fn hostile(id: &PluginId, reason: &str) -> Trouble {

@@ -14,6 +14,7 @@ use super::{
     checkup::is_checkup,
     job::{Aim, Flight, Job},
     mail::Step,
+    mailbox::Lane,
     notice::Notice,
     perform::Performance,
     runner::{Newborn, Trouble, blame},
@@ -346,7 +347,7 @@ impl Actor {
         self.drop_ears(&ears).await;
         self.mailbox.close();
         let closing = self.context.registry.is_closing();
-        while let Some(mail) = self.mailbox.recv().await {
+        while let Some(mail) = self.mailbox.recv(Lane::Both).await {
             // Mail of a plugin that goes is done with; mail of a bridge that stops waits for the next one.
             if closing { mail.abandon() } else { self.accept(mail) }
         }

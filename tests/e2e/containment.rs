@@ -29,7 +29,6 @@ on_each_broker!(
     a_full_mailbox_keeps_no_other_plugin_waiting,
     a_refused_file_is_reloaded_by_its_name,
     a_plugins_own_codes_are_no_limits,
-    a_worker_that_is_taken_away_is_no_fault_of_its_plugin,
 );
 
 /// Does what its command says; `hang` can only be killed.
@@ -438,36 +437,4 @@ fn a_plugins_own_codes_are_no_limits(broker: &Broker) {
     let expected =
         json!({ "timeouts": 0, "kills": 0, "breaker": "closed", "errors_by_code": { "plugin": 18 } });
     assert_json(&jarvis.ask("bridge/request/health", "")["data"]["plugins"]["lamp"], &expected);
-}
-
-fn a_worker_that_is_taken_away_is_no_fault_of_its_plugin(broker: &Broker) {
-    let code = r#"
--- @commands wait, count
--- @permissions mqtt.publish:out/#
-function on_command(cmd)
-  if cmd.name == "wait" then jarvis.mqtt.publish("out/begun", "", { now = true }) jarvis.sleep(5) end
-  return { n = jarvis.state.incr("n") }
-end
-"#;
-    let jarvis = Bridge::start(broker, &[("offender", code)]);
-    let signal = |signal| {
-        let worker = *workers_of(&jarvis).last().unwrap();
-        kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), signal).unwrap();
-    };
-    for n in 1..=2 {
-        signal(Signal::STOP);
-        jarvis.publish("jarvis/command/request/count", "");
-        jarvis.settle();
-        signal(Signal::KILL);
-        let expected = json!({ "status": "ok", "data": { "n": n } });
-        jarvis.expect("jarvis/command/response/count", expected);
-    }
-    for n in 3..=5 {
-        jarvis.publish("jarvis/command/request/wait", "");
-        jarvis.next("out/begun");
-        signal(Signal::KILL);
-        jarvis.expect("jarvis/command/response/wait", json!({ "code": "memory_limit" }));
-        assert_eq!(jarvis.run("count", json!({})), json!({ "n": n }), "it is not switched off");
-    }
-    assert_json(&health(&jarvis), &json!({ "kills": 5, "errors_by_code": { "memory_limit": 3 } }));
 }

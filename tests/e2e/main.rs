@@ -33,6 +33,7 @@ mod pipe;
 mod put_off;
 mod reload;
 mod replies;
+mod revival;
 mod sandbox;
 mod subscriptions;
 mod topics;

@@ -17,6 +17,7 @@ on_each_broker!(
     a_slow_listener_loses_its_own_and_nobody_elses,
     what_goes_through_the_broker_and_back_is_counted_together,
     nobody_waits_for_what_lies_before_a_slow_plugins_mail,
+    a_call_overtakes_what_a_plugin_has_to_hear,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -213,25 +214,38 @@ jarvis.mqtt.subscribe("x/#", function() for i = 1, 16 do jarvis.mqtt.publish("x/
 }
 
 fn nobody_waits_for_what_lies_before_a_slow_plugins_mail(broker: &Broker) {
-    // Each event keeps it busy for most of what a call may take; thirty of them lie before the chat.
+    // Each nap keeps it busy for most of what a call may take; thirty of them lie before the chat.
     let slow = r#"
+-- @commands nap
 -- @permissions mqtt.publish:out/#
-jarvis.events.on("spam", function() jarvis.sleep(1.5) end)
+function on_command() jarvis.sleep(1.5) return {} end
 function on_chat() jarvis.mqtt.publish("out/late", "x") return nil end
 function filter_message(m) return nil end
 "#;
-    let good = r#"
--- @commands spam
-function on_command() for i = 1, 30 do jarvis.events.emit("spam") end return {} end
-function on_chat(m) return { response = "hello" } end
-"#;
+    let good = "function on_chat(m) return { response = 'hello' } end";
     let setup = Setup::new(broker).plugin("slow", slow).plugin("good", good);
     let jarvis = setup.set("LIMITS__HOOK_TOTAL_MS", "2000").start();
-    jarvis.run("spam", json!({}));
+    (0..30).for_each(|_| jarvis.publish("jarvis/command/request/nap", ""));
     let envelope = jarvis.check("chat/request", "hi", json!({ "status": "ok", "response": "hello" }));
     let results = envelope["results"].as_array().unwrap();
     let slow: Vec<_> = results.iter().filter(|result| result["plugin"] == "slow").collect();
     assert!(!slow.is_empty() && slow.iter().all(|result| result["code"] == "timeout"), "{envelope:#}");
     jarvis.settle();
     assert!(jarvis.waiting("out/late").is_empty(), "what nobody waits for has not begun");
+}
+
+fn a_call_overtakes_what_a_plugin_has_to_hear(broker: &Broker) {
+    // To hear all takes longer than this test waits.
+    let slow = r#"
+function filter_message(m) return { content = "filtered" } end
+jarvis.events.on("*", function() jarvis.sleep(1) end)
+"#;
+    let good = r#"
+-- @commands ring
+function on_command() for i = 1, 40 do jarvis.events.emit("ring") end return {} end
+function on_chat(m) return { response = m.content } end
+"#;
+    let jarvis = Bridge::start(broker, &[("slow", slow), ("good", good)]);
+    jarvis.run("ring", json!({}));
+    jarvis.check("chat/request", "Hello", json!({ "status": "ok", "response": "filtered" }));
 }
