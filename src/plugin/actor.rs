@@ -86,8 +86,8 @@ pub(super) struct Actor {
     pub(super) after_timer: bool,
 }
 
-/// A call that is shorter than this gains by being written ahead.
-const QUICK: Duration = Duration::from_millis(2);
+/// A call that is shorter than this gains by being written ahead: it may well be the machine that is slow.
+const QUICK: Duration = Duration::from_millis(20);
 
 /// A worker in the making.
 pub(super) type Coming = Pin<Box<dyn Future<Output = Result<Box<Newborn>, Trouble>> + Send>>;

@@ -13,7 +13,7 @@ use std::{
 use super::{
     blueprint::{Blueprint, Settings},
     folder::Folder,
-    manifest::{self, Fault},
+    manifest::{self, Fault, Manifest},
     registry::Broken,
     shelf::{MAX_TOTAL, Reading, Shelf},
 };
@@ -37,8 +37,24 @@ pub(super) struct Found {
     pub(super) warnings: Vec<Fault>,
 }
 
-/// Which plugin runs from which file.
-pub(super) type Running = BTreeMap<String, PluginId>;
+/// What is known from before a look.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// Which plugin runs from which file.
+    pub(super) running: Running,
+    /// The files that were refused.
+    pub(super) refused: BTreeSet<String>,
+}
+
+/// What runs, by file.
+pub(super) type Running = BTreeMap<String, Owner>;
+
+/// What belongs to a plugin that runs.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    pub(super) id: PluginId,
+    pub(super) commands: Vec<String>,
+}
 
 /// Reads every `*.lua` of a directory, as far as `shelf` does not have it. Blocks on the disk. What runs comes
 /// first: it keeps its id, its commands and its place when there is not enough of them for all.
@@ -48,11 +64,12 @@ pub(super) type Running = BTreeMap<String, PluginId>;
 pub(super) fn look(
     directory: &Path,
     settings: &Settings,
-    running: &Running,
+    before: &Before,
     shelf: &mut Shelf,
 ) -> io::Result<Found> {
     let folder = Folder::open(directory)?;
     let mut found = Found::default();
+    let running = &before.running;
     let names = names(&folder, running, &mut found)?;
     let mut room = MAX_TOTAL;
     for name in &names {
@@ -62,7 +79,7 @@ pub(super) fn look(
         }
     }
     shelf.keep_only(&names.iter().map(String::as_str).collect());
-    found.refuse_doubles(running);
+    found.refuse_doubles(before);
     found.refuse_surplus(running, settings.max_plugins);
     Ok(found)
 }
@@ -162,31 +179,34 @@ impl Found {
     }
 
     /// An id or a command belongs to the file that it runs from, else to the first, by name, that claims it.
-    fn refuse_doubles(&mut self, running: &Running) {
-        let (mut ids, mut commands) = (BTreeMap::new(), BTreeMap::new());
+    fn refuse_doubles(&mut self, before: &Before) {
+        let mut taken = Taken::default();
         let mut claims: Vec<(String, Blueprint)> = std::mem::take(&mut self.plugins).into_iter().collect();
         // The sort keeps the names' order among equals.
-        claims.sort_by_key(|(name, blueprint)| running.get(name) != Some(&blueprint.manifest.id));
+        claims.sort_by_key(|(name, blueprint)| {
+            before.running.get(name).is_none_or(|owner| owner.id != blueprint.manifest.id)
+        });
+        let names: BTreeSet<String> = claims.iter().map(|(name, _)| name.clone()).collect();
+        for (file, owner) in &before.running {
+            if self.broken.contains_key(file) {
+                // What runs from it goes on: a file that is half saved gives up nothing.
+                taken.by_all(file, owner);
+            } else if !names.contains(file) {
+                // An editor may have taken it away for a moment. A file of another name that has just come may be the
+                // same under a new name; one that was refused until now waits until it is certain.
+                taken.by_old(file, owner);
+            }
+        }
         for (name, blueprint) in claims {
             let manifest = &blueprint.manifest;
-            let id = manifest.id.to_string();
-            let taken = manifest.commands.iter().find_map(|command| Some((command, commands.get(command)?)));
-            let fault = match (ids.get(&id), taken) {
-                (Some(first), _) => format!(
-                    "{name}: `@id {id}` is the id of `{first}` already: give this plugin an id of its own"
-                ),
-                (None, Some((command, first))) => format!(
-                    "{name}: the command `{command}` is declared by `{first}` already: remove it from one \
-                     of the two"
-                ),
-                (None, None) => {
-                    ids.insert(id, name.clone());
-                    commands.extend(manifest.commands.iter().map(|command| (command.clone(), name.clone())));
+            match taken.fault(&name, manifest, before.refused.contains(&name)) {
+                Some(fault) => self.refuse_file(&name, fault),
+                None => {
+                    let owner = Owner { id: manifest.id.clone(), commands: manifest.commands.clone() };
+                    taken.by_all(&name, &owner);
                     self.plugins.insert(name, blueprint);
-                    continue;
                 }
-            };
-            self.refuse_file(&name, fault);
+            }
         }
     }
 
@@ -208,6 +228,45 @@ impl Found {
     }
 }
 
+/// Which ids and commands are taken, and by which file.
+#[derive(Debug, Default)]
+struct Taken {
+    ids: BTreeMap<PluginId, String>,
+    commands: BTreeMap<String, String>,
+    /// The same, but only against files that were there and refused before.
+    old: Option<Box<Taken>>,
+}
+
+impl Taken {
+    fn by_all(&mut self, file: &str, owner: &Owner) {
+        self.ids.insert(owner.id.clone(), file.to_owned());
+        self.commands.extend(owner.commands.iter().map(|command| (command.clone(), file.to_owned())));
+    }
+
+    fn by_old(&mut self, file: &str, owner: &Owner) {
+        self.old.get_or_insert_default().by_all(file, owner);
+    }
+
+    /// Why a file may not have what it claims.
+    fn fault(&self, name: &str, manifest: &Manifest, is_old: bool) -> Option<String> {
+        let id = &manifest.id;
+        if let Some(first) = self.ids.get(id) {
+            return Some(format!(
+                "{name}: `@id {id}` is the id of `{first}` already: give this plugin an id of its own"
+            ));
+        }
+        let mut commands = manifest.commands.iter();
+        if let Some((command, first)) =
+            commands.find_map(|command| Some((command, self.commands.get(command)?)))
+        {
+            return Some(format!(
+                "{name}: the command `{command}` is declared by `{first}` already: remove it from one of the two"
+            ));
+        }
+        self.old.as_ref().filter(|_| is_old)?.fault(name, manifest, false)
+    }
+}
+
 fn text(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -216,7 +275,7 @@ fn text(faults: &[Fault]) -> String {
 mod tests {
     use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path};
 
-    use super::{Found, MAX_FILES, MAX_NAMED, MAX_TOTAL, Running, Settings, Shelf};
+    use super::{Before, Found, MAX_FILES, MAX_NAMED, MAX_TOTAL, Owner, Running, Settings, Shelf};
     use crate::model::PluginId;
 
     fn source(id: &str) -> String {
@@ -230,12 +289,14 @@ mod tests {
     }
 
     fn running(ids: &[&str]) -> Running {
-        ids.iter().map(|id| (format!("{id}.lua"), PluginId::parse(id).unwrap())).collect()
+        let owner = |id: &str| Owner { id: PluginId::parse(id).unwrap(), commands: Vec::new() };
+        ids.iter().map(|id| (format!("{id}.lua"), owner(id))).collect()
     }
 
     fn look(directory: &Path, running: &Running, max_plugins: usize) -> Found {
         let settings = Settings { max_plugins, ..Settings::default() };
-        super::look(directory, &settings, running, &mut Shelf::default()).unwrap()
+        let before = Before { running: running.clone(), ..Before::default() };
+        super::look(directory, &settings, &before, &mut Shelf::default()).unwrap()
     }
 
     fn good(found: &Found) -> Vec<&str> {

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use super::{
     actor::{Actor, Control},
     blueprint::Blueprint,
     context::Context,
-    files::{self, Found, Running},
+    files::{self, Before, Found, Owner, Running},
     looks::Looks,
     mailbox,
     notice::Notice,
@@ -112,24 +112,40 @@ impl Manager {
         self.0.context.notices.subscribe()
     }
 
+    /// What runs, with what belongs to it.
+    fn running(&self, known: &BTreeMap<String, Known>) -> Running {
+        let owner = |id: &PluginId| {
+            let commands =
+                self.registry().get(id.as_str()).map(|shared| shared.facts().manifest.commands.clone());
+            Owner { id: id.clone(), commands: commands.unwrap_or_default() }
+        };
+        known.iter().map(|(file, known)| (file.clone(), owner(&known.id))).collect()
+    }
+
+    fn reported(&self) -> MutexGuard<'_, BTreeMap<String, Broken>> {
+        self.0.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads the directory without running anything.
     pub(super) async fn look(&self) -> io::Result<Found> {
-        let running = running(&*self.0.known.lock().await);
+        let running = self.running(&*self.0.known.lock().await);
         self.look_beside(running).await
     }
 
     /// The same for who holds the lock.
     async fn look_beside(&self, running: Running) -> io::Result<Found> {
         let inner = self.0.clone();
+        let refused = self.reported().keys().cloned().collect();
+        let before = Before { running, refused };
         let look =
-            move |shelf: &mut Shelf| files::look(&inner.directory, &inner.context.settings, &running, shelf);
+            move |shelf: &mut Shelf| files::look(&inner.directory, &inner.context.settings, &before, shelf);
         self.0.looks.run(look).await
     }
 
     /// Brings what runs in line with what is in the directory.
     pub(super) async fn scan(&self) -> io::Result<Scan> {
         let mut known = self.0.known.lock().await;
-        let found = match self.look_beside(running(&known)).await {
+        let found = match self.look_beside(self.running(&known)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::default(),
             found => found?,
         };
@@ -148,13 +164,16 @@ impl Manager {
             }
         }
         let gone = gone(&mut known, &present, &changed);
-        let unload = gone.now.iter().filter_map(|file| known.remove(file)).map(|old| old.id).collect();
+        let unload: Vec<_> =
+            gone.now.iter().filter_map(|file| known.remove(file)).map(|old| old.id).collect();
         for (file, blueprint) in &changed {
             known.insert(file.clone(), Known::of(blueprint));
         }
         drop(known);
+        // What goes may leave an id or a command to a file that was refused for it.
+        let waiting = gone.waiting || !unload.is_empty();
         let changes = self.carry_out(unload, changed.into_iter().map(|(_, blueprint)| blueprint).collect());
-        Ok(Scan { waiting: gone.waiting, changes })
+        Ok(Scan { waiting, changes })
     }
 
     /// Starts every unload and load, all at once: one that is slow keeps nobody else waiting. Those of one
@@ -208,7 +227,7 @@ impl Manager {
     fn report_broken(&self, found: &Found) {
         self.report_warnings(found);
         let running = self.registry();
-        let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.reported();
         let before = std::mem::replace(&mut *reported, found.broken.clone());
         drop(reported);
         for (file, broken) in &found.broken {
@@ -352,7 +371,7 @@ impl Manager {
 
     /// Reads the directory here and now. Blocks on the disk.
     pub(super) fn look_now(&self) -> io::Result<Found> {
-        files::look(&self.0.directory, &self.0.context.settings, &Running::new(), &mut Shelf::default())
+        files::look(&self.0.directory, &self.0.context.settings, &Before::default(), &mut Shelf::default())
     }
 
     /// Loads the plugin of one file as it is now.
@@ -365,7 +384,7 @@ impl Manager {
         let mut known = self.0.known.lock().await;
         // Who asks for it by name wants it read, whatever its time stamp says.
         self.0.looks.forget(file);
-        let mut found = self.look_beside(running(&known)).await.map_err(|error| {
+        let mut found = self.look_beside(self.running(&known)).await.map_err(|error| {
             Failure::new(ErrorCode::Unavailable, format!("the plugin directory cannot be read: {error}"))
         })?;
         self.report_broken(&found);
@@ -398,10 +417,6 @@ impl Known {
     fn of(blueprint: &Blueprint) -> Self {
         Self { id: blueprint.manifest.id.clone(), hash: Some(blueprint.source.hash), vanished: None }
     }
-}
-
-fn running(known: &BTreeMap<String, Known>) -> Running {
-    known.iter().map(|(file, known)| (file.clone(), known.id.clone())).collect()
 }
 
 struct Gone {

@@ -69,6 +69,23 @@ fn a_copy_of_a_plugin_takes_nothing_from_it(broker: &Broker) {
     jarvis.write_plugin("weather", &code.replace("sun", "rain"));
     jarvis.log.expect("plugin reloaded");
     assert_eq!(jarvis.run("weather", json!({}))["response"], "rain");
+    // Half a save, one as some editors do, and the good text again: it is the copy's at no time.
+    let file = jarvis.setup().plugins().join("weather.lua");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "-- @id weather\n").unwrap();
+    jarvis.log.expect("weather.lua: missing `@name`");
+    assert_eq!(jarvis.run("weather", json!({}))["response"], "rain");
+    std::fs::remove_file(&file).unwrap();
+    jarvis.expect("jarvis/bridge/plugins", json!([{ "id": "a_copy", "state": "error" }, { "id": "weather", "state": "ready", "last_error": null }]));
+    assert_eq!(jarvis.run("weather", json!({}))["response"], "rain");
+    std::fs::write(&file, good.replace("rain", "snow")).unwrap();
+    jarvis.log.expect_times("plugin reloaded", 2);
+    assert_eq!(jarvis.run("weather", json!({}))["response"], "snow");
+    // Once it has really gone the id is free.
+    std::fs::remove_file(&file).unwrap();
+    jarvis.log.expect("plugin unloaded plugin=weather");
+    jarvis.log.expect_times("plugin loaded plugin=weather", 2);
+    assert_eq!(jarvis.run("weather", json!({}))["response"], "copy");
 }
 
 fn what_timers_put_out_is_bounded(broker: &Broker) {
