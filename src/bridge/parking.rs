@@ -133,22 +133,24 @@ impl Parking {
 
     /// Parks what takes long, until `stop` comes.
     pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) {
-        let mut failing = false;
+        let mut warned = false;
         loop {
-            let look = self.look();
-            if !look.due.is_empty() {
-                let parked = self.park(look.due).await;
-                if let Err(error) = &parked
-                    && !failing
-                {
-                    tracing::warn!(
-                        %error,
-                        "messages that take long cannot be parked: what comes after them is acknowledged late"
-                    );
+            let Look { due, mut again } = self.look();
+            if !due.is_empty() {
+                match self.park(due).await {
+                    Ok(()) => warned = false,
+                    Err(error) => {
+                        if !warned {
+                            tracing::warn!(
+                                %error,
+                                "messages that take long cannot be parked: what comes after them is acknowledged late"
+                            );
+                        }
+                        warned = true;
+                        again = Some(Instant::now() + RETRY);
+                    }
                 }
-                failing = parked.is_err();
             }
-            let again = if failing { Some(Instant::now() + RETRY) } else { look.again };
             let rest = async {
                 match again {
                     Some(instant) => tokio::time::sleep_until(instant.into()).await,

@@ -46,11 +46,11 @@ enum Posted {
     Behind(usize),
 }
 
-/// Puts a call into a plugin's mailbox; waits while that is full.
-async fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
+/// Puts a call into a plugin's mailbox.
+fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Posted {
     let (reply, answer) = oneshot::channel();
     let mail = Mail::Hook { hook, input, cause: cause.clone(), reply };
-    match shared.mailbox().post(mail).await {
+    match shared.mailbox().post(mail) {
         Ok(()) => Posted::Sent(answer),
         Err(Returned::Behind(mails)) => {
             shared.stats().refused();
@@ -121,7 +121,7 @@ pub(super) async fn ask_among(shared: &Shared, hook: &'static str, input: Input,
 
 /// Asks and waits.
 pub(super) async fn ask(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Step {
-    let answer = post(shared, hook, input, cause).await;
+    let answer = post(shared, hook, input, cause);
     answered(shared, answer).await
 }
 

@@ -1,8 +1,8 @@
 //! A plugin's mailbox, bounded in entries and in bytes. Knows how much mail weighs, never what it is for.
 //!
-//! Two bounds: what nobody would send again finds room here or is lost; what a message at QoS 1 waits for waits here
-//! beyond that, until the plugin is so far behind that it is refused. So one that is slow loses its own mail, and
-//! nobody waits for it without end.
+//! Two bounds: what nobody would send again finds room here or is lost; calls, and what a message at QoS 1 waits for,
+//! wait here beyond that, until the plugin is so far behind that it is refused. So one that is slow loses its own mail,
+//! and nobody waits to put some in, which would also mix up its order.
 //!
 //! Two lanes, taken in turns: calls, whose answer somebody waits for, do not wait behind all events and messages.
 
@@ -60,7 +60,6 @@ pub(super) struct Inbox {
     news: mpsc::UnboundedReceiver<Letter>,
     /// Whether a call came out last: then it is the other lane's turn.
     after_call: bool,
-    room: Room,
 }
 
 /// What is taken out of a mailbox.
@@ -105,8 +104,8 @@ pub(super) fn open(entries: usize, backlog: usize, crowd: Crowd) -> (Mailbox, In
     let entries = Arc::new(Semaphore::new(entries));
     let room = Room { entries, kib: Arc::new(Semaphore::new(MAX_KIB as usize)) };
     let behind = Arc::default();
-    let mailbox = Mailbox { calls: to_calls, news: to_news, room: room.clone(), behind, backlog, crowd };
-    (mailbox, Inbox { calls, news, after_call: false, room })
+    let mailbox = Mailbox { calls: to_calls, news: to_news, room, behind, backlog, crowd };
+    (mailbox, Inbox { calls, news, after_call: false })
 }
 
 impl Crowd {
@@ -132,16 +131,12 @@ impl Drop for Waits {
 }
 
 impl Mailbox {
-    /// Waits for room: a request's task stands still meanwhile. Refused where the plugin is too far behind.
-    pub(super) async fn post(&self, mail: Mail) -> Result<(), Returned> {
+    /// For calls, whose answer somebody waits for: taken in their order, without waiting for room, until the plugin is
+    /// too far behind.
+    pub(super) fn post(&self, mail: Mail) -> Result<(), Returned> {
         self.check(&mail)?;
         let waits = Waits::begin(&self.behind, &mail);
-        let Room { entries, kib } = self.room.clone();
-        let Ok(entry) = entries.acquire_owned().await else { return Err(Returned::Closed(Box::new(mail))) };
-        let Ok(kib) = kib.acquire_many_owned(weight(&mail)).await else {
-            return Err(Returned::Closed(Box::new(mail)));
-        };
-        self.send(mail, waits, Some((entry, kib)))
+        self.send(mail, waits, None)
     }
 
     /// Does not wait: where it is full the mail is lost.
@@ -234,15 +229,6 @@ impl Inbox {
     pub(super) fn close(&mut self) {
         self.calls.close();
         self.news.close();
-        self.room.entries.close();
-        self.room.kib.close();
-    }
-}
-
-/// Whoever waits for room in a mailbox that nobody empties is told so.
-impl Drop for Inbox {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 
@@ -295,20 +281,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_waits_for_room_and_what_a_message_waits_for_does_not() {
+    async fn calls_and_what_a_message_waits_for_need_no_room() {
         let (mailbox, mut inbox) = open(1, 9, Crowd::default());
-        mailbox.post(hook()).await.unwrap();
-        let waits = tokio::spawn({
-            let mailbox = mailbox.clone();
-            async move { mailbox.post(hook()).await.is_ok() }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waits.is_finished());
+        mailbox.offer(event(1)).unwrap();
+        assert!(mailbox.offer(event(1)).is_err());
         assert!(mailbox.press(event(1)).is_ok());
-        assert!(matches!(inbox.recv(Lane::Both).await, Some(Mail::Hook { .. })));
-        assert!(waits.await.unwrap());
-        assert!(matches!(inbox.recv(Lane::Both).await, Some(Mail::Event { .. })));
-        assert!(matches!(inbox.recv(Lane::Both).await, Some(Mail::Hook { .. })));
+        assert!(mailbox.post(hook()).is_ok() && mailbox.post(hook()).is_ok());
+        assert_eq!(mailbox.behind(), 4);
+        for _ in 0..4 {
+            inbox.recv(Lane::Both).await.unwrap();
+        }
+        assert_eq!(mailbox.behind(), 0);
+        assert!(mailbox.offer(event(1)).is_ok());
     }
 
     #[test]
@@ -337,17 +321,11 @@ mod tests {
         assert!(mailbox.press(event(1)).is_err());
     }
 
-    #[tokio::test]
-    async fn who_waits_hears_of_the_end() {
+    #[test]
+    fn nothing_is_put_in_where_nobody_takes_it_out() {
         let (mailbox, inbox) = open(1, 9, Crowd::default());
-        mailbox.post(hook()).await.unwrap();
-        let waits = tokio::spawn({
-            let mailbox = mailbox.clone();
-            async move { matches!(mailbox.post(hook()).await, Err(Returned::Closed(_))) }
-        });
-        tokio::task::yield_now().await;
         drop(inbox);
-        assert!(waits.await.unwrap());
+        assert!(matches!(mailbox.post(hook()), Err(Returned::Closed(_))));
         assert!(matches!(mailbox.offer(event(1)), Err(Returned::Closed(_))));
         assert!(matches!(mailbox.press(event(1)), Err(Returned::Closed(_))));
     }
@@ -359,7 +337,7 @@ mod tests {
             mailbox.press(event(1)).unwrap();
         }
         for _ in 0..2 {
-            mailbox.post(hook()).await.unwrap();
+            mailbox.post(hook()).unwrap();
         }
         let mut came = Vec::new();
         for _ in 0..5 {
@@ -367,8 +345,8 @@ mod tests {
         }
         assert_eq!(came, [true, false, true, false, false]);
         mailbox.press(event(1)).unwrap();
-        mailbox.post(hook()).await.unwrap();
-        mailbox.post(hook()).await.unwrap();
+        mailbox.post(hook()).unwrap();
+        mailbox.post(hook()).unwrap();
         for _ in 0..2 {
             assert!(matches!(inbox.recv(Lane::Calls).await, Some(Mail::Hook { .. })));
         }

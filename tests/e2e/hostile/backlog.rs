@@ -1,5 +1,7 @@
 //! Ten thousand messages at once, each of which causes an event: what senders set the pace of is never refused.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::stage::GOOD;
@@ -40,7 +42,11 @@ fn drains(jarvis: &Bridge, listener: &Client) {
             drop(jarvis.waiting("jarvis/command/request/tell"));
         }
     }
-    assert_eq!(jarvis.run("heard", json!({}))["heard"], MESSAGES);
+    // A call may overtake events that wait.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while jarvis.run("heard", json!({}))["heard"] != MESSAGES {
+        assert!(Instant::now() < deadline, "events are missing");
+    }
     assert_eq!(jarvis.run("count", json!({}))["calls"], 1);
     let log = jarvis.log.text();
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
