@@ -6,7 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -19,6 +19,7 @@ use super::{
     blueprint::Blueprint,
     context::Context,
     files::{self, Before, Found, Owner, Running},
+    known::{Known, gone},
     looks::Looks,
     mailbox,
     notice::Notice,
@@ -28,9 +29,6 @@ use super::{
     shelf::Shelf,
 };
 use crate::model::{ErrorCode, Failure, PluginId};
-
-/// A file must be gone this long before its plugin goes: editors replace files by removing them first.
-const VANISHED: Duration = Duration::from_secs(1);
 
 /// Loads, reloads and unloads. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,15 +56,6 @@ const ENDS: Duration = Duration::from_secs(65);
 
 /// What a plugin gets beyond the longest that one call may take before the others no longer wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the manager remembers of a file.
-#[derive(Debug)]
-struct Known {
-    id: PluginId,
-    /// Of what was loaded, or refused by the plugin itself; nothing where that is still to be tried.
-    hash: Option<u64>,
-    vanished: Option<Instant>,
-}
 
 /// What a scan came to.
 #[derive(Debug)]
@@ -411,42 +400,6 @@ impl Manager {
     fn notice(&self, notice: Notice) {
         self.0.context.notice(notice);
     }
-}
-
-impl Known {
-    fn of(blueprint: &Blueprint) -> Self {
-        Self { id: blueprint.manifest.id.clone(), hash: Some(blueprint.source.hash), vanished: None }
-    }
-}
-
-struct Gone {
-    now: Vec<String>,
-    waiting: bool,
-}
-
-/// Which known files are gone: at once where the file bears another id now or the id another file, else after
-/// a grace.
-fn gone(
-    known: &mut BTreeMap<String, Known>,
-    present: &BTreeSet<String>,
-    changed: &[(String, Blueprint)],
-) -> Gone {
-    let mut gone = Gone { now: Vec::new(), waiting: false };
-    let now = Instant::now();
-    for (file, old) in known.iter_mut() {
-        let successor = changed.iter().find(|(name, _)| name == file);
-        let renamed = changed.iter().any(|(name, new)| name != file && new.manifest.id == old.id);
-        if successor.is_some_and(|(_, new)| new.manifest.id != old.id) {
-            gone.now.push(file.clone());
-        } else if present.contains(file) {
-            old.vanished = None;
-        } else if renamed || now.duration_since(*old.vanished.get_or_insert(now)) >= VANISHED {
-            gone.now.push(file.clone());
-        } else {
-            gone.waiting = true;
-        }
-    }
-    gone
 }
 
 /// Waits until a plugin has ended; one that was never up has nothing to end. One whose publishes the broker

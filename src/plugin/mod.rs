@@ -20,6 +20,7 @@ mod hearing;
 mod info;
 mod intake;
 mod job;
+mod known;
 mod ledger;
 mod looks;
 mod mail;
