@@ -73,7 +73,8 @@ const REFUSED: &[(&str, &str)] = &[
 /// More than a bomb of 16 MiB and its clean-up take beside other work.
 const BOUND: Duration = Duration::from_secs(90);
 
-fn start(body: &str) -> Bench {
+/// A plugin whose `on_command` has this body, and whose `on_chat` shows that it goes on.
+pub(super) fn start(body: &str) -> Bench {
     let plugin =
         load(&format!("function on_command() {body} end function on_chat() return {{ok = true}} end"));
     // Memory shall run out first, also on a slow machine.

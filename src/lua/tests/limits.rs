@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::value::RawValue;
 
-use super::{Bench, check_fails, load, outcome, with_stack};
+use super::{Bench, bombs, check_fails, load, outcome, with_stack};
 use crate::{
     lua::{Link, Vm},
     model::{
@@ -186,9 +186,7 @@ fn long_library_calls_are_ordinary_errors() {
 fn memory_bombs_end_and_the_plugin_goes_on() {
     with_stack(|| {
         let check = |body: &str| {
-            let bench = Bench::new(&format!(
-                "function on_command() {body} end function on_chat() return {{ok = true}} end"
-            ));
+            let bench = bombs::start(body);
             let found = bench.command();
             assert!(
                 found.starts_with("memory_limit: ") && found.contains("limits.memory"),
