@@ -26,7 +26,7 @@ use super::{
     shared::{Shared, trace_line},
 };
 use crate::{
-    effects::{Cause, Hush},
+    effects::{Budget, Cause, Hush},
     model::{
         ErrorCode, Failure,
         frame::{Call, Done, Input},
@@ -215,8 +215,8 @@ impl Actor {
         let running = self.flights.front().map_or(&none, |flight| &flight.job.cause);
         let taking = self.order.is_none();
         let room = self.queue.is_empty() && self.has_room();
-        let refusing = self.is_refusing(Instant::now());
-        let lane = self.lane(Instant::now());
+        let now = Instant::now();
+        let (refusing, lane) = (self.is_refusing(now), self.lane(now));
         let blocked = self.flights.is_empty() && self.performer.capacity() == 0;
         let timer = self.ears.next_timer().and_then(|due| self.breaker.not_before(due));
         let timers = taking && room && (!self.after_timer || self.mailbox.is_empty());
@@ -266,7 +266,7 @@ impl Actor {
         let target = job.target.target();
         let input = std::mem::replace(&mut job.input, Input::Nothing);
         let cut = job.cause.cut(self.shared.id());
-        let left = Some(job.cause.budget().unwrap_or(self.shared.unasked()).left());
+        let left = job.cause.budget().map(Budget::left);
         let call = Call { number: runner.link.next_call(), target, input, cut, left };
         match runner.link.call(&call) {
             Ok(()) => self.flights.push_back(Flight { job, call, began: Instant::now() }),

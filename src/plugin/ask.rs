@@ -60,7 +60,7 @@ fn post(shared: &Shared, hook: &'static str, input: Input, cause: &Cause) -> Pos
     }
 }
 
-/// Waits for all of them at once: a plugin whose mailbox is full keeps no other one from its mail.
+/// Waits for all of them at once: a plugin that takes long keeps no other one from its mail.
 pub(super) async fn all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut waiting: Vec<_> = futures.into_iter().map(|post| Some(Box::pin(post))).collect();
     let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();

@@ -60,7 +60,7 @@ impl Actor {
     pub(super) fn check_up(&mut self) {
         let (reply, answer) = oneshot::channel();
         let (target, input, cause) = (Aim::Hook(HOOK), Input::Nothing, Cause::none());
-        self.queue.push_back(Job { target, ear: None, input, cause, reply: Some(reply) });
+        self.enqueue(Job { target, ear: None, input, cause, reply: Some(reply) });
         self.checkup.due = Some(Instant::now() + self.checkup.every);
         tokio::spawn(note(self.shared.clone(), answer));
     }

@@ -82,7 +82,7 @@ impl Actor {
         let outputs = effects.iter().filter(|effect| is_output(effect)).count();
         let spent = self
             .check_backlog(effects)
-            .and_then(|()| cause.budget().unwrap_or(self.shared.unasked()).spend(outputs));
+            .and_then(|()| cause.budget().map_or(Ok(()), |budget| budget.spend(outputs)));
         spent.map_err(|reason| {
             let text = format!("plugin `{}`: {reason}", self.shared.id());
             Blame::Plugin(Failure::new(ErrorCode::RateLimited, text))

@@ -47,14 +47,14 @@ impl Actor {
         match mail {
             Mail::Hook { hook, input, cause, reply } => {
                 let (target, reply) = (Aim::Hook(hook), Some(reply));
-                self.queue.push_back(Job { target, ear: None, input, cause, reply });
+                self.enqueue(Job { target, ear: None, input, cause, reply });
             }
             Mail::Event { event, cause, reply } => {
                 let handlers = self.ears.hear(&event.info);
                 let input = || Input::Event { data: event.data.clone(), event: event.info.clone() };
                 let steps = handlers.into_iter().map(|(handler, ear)| {
                     let (step, answer) = oneshot::channel();
-                    self.queue.push_back(Job {
+                    self.enqueue(Job {
                         target: Aim::Handler(handler),
                         ear: Some(ear),
                         input: input(),
@@ -73,10 +73,15 @@ impl Actor {
                         None => (Aim::Hook("on_mqtt"), None),
                     };
                     let (input, cause) = (Input::Message(message.clone()), cause.clone());
-                    self.queue.push_back(Job { target, ear, input, cause, reply: None });
+                    self.enqueue(Job { target, ear, input, cause, reply: None });
                 }
             }
         }
+    }
+
+    /// Puts a call at the end of the queue. Where nobody asked for it, the plugin's own measure counts.
+    pub(super) fn enqueue(&mut self, job: Job) {
+        self.queue.push_back(Job { cause: job.cause.or_unasked(self.shared.unasked()), ..job });
     }
 
     /// Answers a piece of mail without asking the plugin. Its ears hear nothing of it, so that handlers for
@@ -150,7 +155,7 @@ impl Actor {
     pub(super) fn fire(&mut self) {
         if let Some(timer) = self.ears.fire(Instant::now()) {
             let (target, input) = (Aim::Timer(timer), Input::Nothing);
-            self.queue.push_back(Job { target, ear: None, input, cause: Cause::none(), reply: None });
+            self.enqueue(Job { target, ear: None, input, cause: Cause::none(), reply: None });
         }
     }
 }

@@ -113,7 +113,6 @@ impl Stage {
         };
         let outcome = match durable {
             Ok(()) => {
-                let cause = cause.or_unasked(self.shared.unasked());
                 for output in outputs {
                     put_out(&self.shared, &self.context, &cause, output).await;
                 }

@@ -171,10 +171,9 @@ impl Runner {
             let result = match request.operation {
                 Operation::Http(wanted) => effects.fetch(id, rights.permissions(), wanted).await,
                 Operation::Sleep(milliseconds) => Ok(effects.sleep(milliseconds).await),
-                Operation::Publish(publish) => match spend_now(&context, id, &cause) {
-                    Ok(()) => effects.publish_now(rights, publish, &cause).await,
-                    Err(reason) => Err(Refusal::Mistake(reason)),
-                },
+                Operation::Publish(publish) => {
+                    effects.publish_now(rights, publish, &counted(&context, id, cause)).await
+                }
                 Operation::Get(topic) => Ok(effects.last_value(id, &topic)),
                 Operation::Command { name, args } => {
                     context.registry.command_from(id, &name, &args, &cause).await.map_err(refusal)
@@ -245,11 +244,11 @@ impl Newborn {
     }
 }
 
-/// Counts a publish outside of the hook that no message asked for; the others are counted with their message.
-fn spend_now(context: &Context, id: &PluginId, cause: &Cause) -> Result<(), String> {
+/// The cause of what is published while the file or `on_startup` runs, which no queue has given a measure.
+fn counted(context: &Context, id: &PluginId, cause: Cause) -> Cause {
     match context.registry.get(id.as_str()) {
-        Some(shared) if cause.budget().is_none() => shared.unasked().spend(1),
-        _ => Ok(()),
+        Some(shared) => cause.or_unasked(shared.unasked()),
+        None => cause,
     }
 }
 

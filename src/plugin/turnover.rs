@@ -368,7 +368,7 @@ impl Actor {
         outputs: Vec<Effect>,
     ) -> oneshot::Receiver<Step> {
         let (reply, done) = oneshot::channel();
-        let (cause, ran) = (Cause::none(), Duration::ZERO);
+        let (cause, ran) = (Cause::none().or_unasked(self.shared.unasked()), Duration::ZERO);
         let (value, reply, place) = (None, Some(reply), self.performer.place(&outputs).await);
         let performance = Performance { commit, sequence, outputs, cause, value, ran, reply, place };
         self.performer.send(performance).await;

@@ -18,6 +18,7 @@ on_each_broker!(
     what_goes_through_the_broker_and_back_is_counted_together,
     nobody_waits_for_what_lies_before_a_slow_plugins_mail,
     a_call_overtakes_what_a_plugin_has_to_hear,
+    whatever_nobody_asked_for_goes_back_to_one_beginning,
 );
 
 fn commands_that_wait_for_each_other_are_refused_at_once(broker: &Broker) {
@@ -265,4 +266,28 @@ function on_chat(m) return { response = m.content } end
     let jarvis = Bridge::start(broker, &[("slow", slow), ("good", good)]);
     jarvis.run("ring", json!({}));
     jarvis.check("chat/request", "Hello", json!({ "status": "ok", "response": "filtered" }));
+}
+
+fn whatever_nobody_asked_for_goes_back_to_one_beginning(broker: &Broker) {
+    let code = r#"
+-- @permissions mqtt.publish:out/#
+local function both(name)
+    jarvis.mqtt.publish("out/" .. name .. "/now", "x", { now = true })
+    jarvis.mqtt.publish("out/" .. name .. "/then", "x")
+end
+function on_startup() jarvis.timer.every(0.1, function() both("timer") end) end
+function on_command() both("command") return {} end
+"#;
+    let jarvis = Bridge::start(broker, &[("speaks", code)]);
+    jarvis.run("speak", json!({}));
+    let origin = |topic: &str| {
+        let properties = jarvis.next(topic).properties.user_properties;
+        properties.into_iter().find(|(name, _)| name == "jarvis-origin").expect(topic).1
+    };
+    let [timer, command] = ["out/timer", "out/command"].map(|topic| {
+        let now = origin(&format!("{topic}/now"));
+        assert_eq!(now, origin(&format!("{topic}/then")));
+        now
+    });
+    assert_ne!(timer, command);
 }
